@@ -1,0 +1,115 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The sidecar's configuration: files on the volume that only it mounts, which it reads again when told.
+
+The volume is the truth, so the same comparison serves a running, a stopped and a not yet started sidecar.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from typing import Any, Dict, List, Mapping
+
+from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import files_archive
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Json, Podman, is_running
+from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import NotReady, volume_path, wait_ready
+
+POLICY = "policy.yaml"
+UPSTREAM_CA = "upstream-ca.pem"
+
+# Certificates are public but long; a diff names their digest.
+SHOWN_AS_DIGEST = frozenset({UPSTREAM_CA})
+
+
+class Rejected(Exception):
+    """The living sidecar refused its new configuration and goes on with the old one; the message has its words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """``files`` (name → text) of ``directory`` inside, which lies on ``volume``, owned by ``uid`` inside."""
+
+    files: Mapping[str, str]
+    directory: str
+    volume: str
+    uid: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    changed: bool
+    diffs: List[Json]
+
+
+def read_current(podman: Podman, config: Config) -> Dict[str, str]:
+    """Name → text of the files as they lie on the volume; absent ones are "". """
+    mountpoint = volume_path(podman, config.volume)
+    directory = os.path.join(mountpoint, os.path.basename(config.directory)) if mountpoint else ""
+    return {name: _read(os.path.join(directory, name)) if directory else "" for name in config.files}
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        return ""
+
+
+def converge(
+    podman: Podman, container: str, tls_volume: str, config: Config, timeout: float, check_mode: bool
+) -> Outcome:
+    """Put the files there if they differ; a running sidecar is told and must agree. Raises :class:`Rejected`."""
+    current = read_current(podman, config)
+    changed = {name: text for name, text in config.files.items() if current[name] != text}
+    if changed and not check_mode:
+        put(podman, container, config, changed)
+        if is_running(podman.container(container)):
+            _hand_over(podman, container, tls_volume, config, {name: current[name] for name in changed}, timeout)
+    return Outcome(bool(changed), [_diff(name, current[name], text) for name, text in sorted(changed.items())])
+
+
+def put(podman: Podman, container: str, config: Config, files: Mapping[str, str]) -> None:
+    """Copy *files* into the container's volume, which works whether it runs or not."""
+    volume_root, folder = os.path.split(config.directory)
+    members = {os.path.join(folder, name): text for name, text in files.items()}
+    podman.run(["cp", "-", f"{container}:{volume_root}"], stdin=files_archive(members, config.uid))
+
+
+def _hand_over(
+    podman: Podman, container: str, tls_volume: str, config: Config, previous: Mapping[str, str], timeout: float
+) -> None:
+    """Tell the sidecar to read again and wait for its word on exactly these files."""
+    policy = digest(config.files.get(POLICY, ""))
+    upstream = digest(config.files.get(UPSTREAM_CA, ""))
+
+    def answered(sentinel: Json) -> bool:
+        return bool(
+            sentinel.get("read_policy_digest") == policy and sentinel.get("read_upstream_ca_digest") == upstream
+        )
+
+    podman.run(["kill", "--signal", "HUP", container])
+    try:
+        sentinel = wait_ready(podman, container, tls_volume, timeout, answered)
+        refused: Any = sentinel.get("policy_error")
+    except NotReady as error:
+        refused = str(error)
+    if refused:
+        put(podman, container, config, previous)
+        podman.run(["kill", "--signal", "HUP", container], check=False)
+        raise Rejected(f"the sidecar refused its new configuration and keeps the old one: {refused}")
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a configuration file's bytes as the sidecar reports it; "" for an empty or absent file."""
+    return hashlib.sha256(text.encode()).hexdigest() if text else ""
+
+
+def _diff(name: str, before: str, after: str) -> Json:
+    if name in SHOWN_AS_DIGEST:
+        before, after = digest(before) + "\n", digest(after) + "\n"
+    return {"before": before, "after": after, "before_header": name, "after_header": name}

@@ -1,0 +1,153 @@
+#!/usr/bin/python
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: internal_network
+short_description: The network of one sandbox
+version_added: 0.1.0
+description:
+  - Makes the sandbox's own C(--internal) network without DNS, on which the host has no IPv4 address and from which no
+    route leads out.
+  - Returns the fixed addresses (sidecar C(.2), agent C(.3)) and the host ids that the two containers are mapped to.
+extends_documentation_fragment:
+  - openshell.sandbox._attributes
+  - openshell.sandbox._attributes.actiongroup
+  - openshell.sandbox.podman
+options:
+  sandbox_name:
+    description: Name of the sandbox.
+    type: str
+    required: true
+  sandbox_id:
+    description: Id of the sandbox; the name unless told otherwise.
+    type: str
+  subnet:
+    description: Subnet to use; empty lets Podman choose a free one.
+    type: str
+    default: ""
+"""
+
+EXAMPLES = r"""
+- name: Give the sandbox a network of its own
+  openshell.sandbox.internal_network:
+    sandbox_name: demo
+  register: network
+"""
+
+RETURN = r"""
+network:
+  description: Name of the network.
+  returned: success
+  type: str
+  sample: openshell-sbx-demo
+subnet:
+  description: Its IPv4 subnet; empty in check mode before it exists.
+  returned: success
+  type: str
+  sample: 10.89.5.0/24
+proxy_ip:
+  description: Fixed address of the sidecar.
+  returned: success
+  type: str
+  sample: 10.89.5.2
+agent_ip:
+  description: Fixed address of the agent.
+  returned: success
+  type: str
+  sample: 10.89.5.3
+proxy_uid_base:
+  description: Host uid of uid 0 in the sidecar; -1 when Podman runs rootless.
+  returned: success
+  type: int
+agent_uid_base:
+  description: Host uid of uid 0 in the agent; -1 when Podman runs rootless.
+  returned: success
+  type: int
+created:
+  description: What this run made.
+  returned: success
+  type: list
+  elements: dict
+"""
+
+import ipaddress
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
+    ModuleFailure,
+    client,
+    diff,
+    new_module,
+    run_module,
+)
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman
+from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import (
+    LABEL_UID_BASE,
+    SandboxNames,
+    uid_bases,
+)
+
+# Documentation addresses (RFC 5737) stand for what is not known before the network exists.
+UNKNOWN_SUBNET = "192.0.2.0/24"
+
+
+def addresses(subnet: str) -> Dict[str, str]:
+    """``.2`` for the sidecar and ``.3`` for the agent, counted from the subnet's first address."""
+    network = ipaddress.IPv4Network(subnet)
+    if network.num_addresses < 8:
+        raise ModuleFailure(f"subnet {subnet} is too small for a sandbox; use a /29 or larger")
+    first = network.network_address
+    return {"proxy_ip": str(first + 2), "agent_ip": str(first + 3)}
+
+
+def user_ids(podman: Podman, names: SandboxNames, subnet: str) -> Dict[str, int]:
+    """Host ids of the two user namespaces; a kept workspace keeps the ids that own its files."""
+    if podman.rootless:
+        return {"proxy_uid_base": -1, "agent_uid_base": -1}
+    proxy, agent = uid_bases(subnet)
+    workspace = podman.volume(names.workspace_volume)
+    kept = ((workspace or {}).get("Labels") or {}).get(LABEL_UID_BASE, "")
+    return {"proxy_uid_base": proxy, "agent_uid_base": int(kept) if kept.isdigit() else agent}
+
+
+def converge(module: AnsibleModule) -> Dict[str, Any]:
+    names = SandboxNames.of(module.params["sandbox_name"], module.params["sandbox_id"])
+    podman = client(module)
+    wanted = module.params["subnet"]
+    with podman.lock():  # the removal of the last sandbox looks for networks under the same lock
+        made = podman.network(names.network) is None
+        if not module.check_mode:
+            made = podman.ensure_internal_network(names.network, names.labels(), wanted or None)
+    known = not (made and module.check_mode)
+    subnet = str(podman.network_subnet(names.network)) if known else wanted or UNKNOWN_SUBNET
+    after = {"network": names.network, "subnet": subnet if known or wanted else "chosen by Podman"}
+    return {
+        "changed": made,
+        "diff": diff({} if made else after, after, names.network),
+        "network": names.network,
+        "subnet": subnet if known else wanted,
+        "created": [{"kind": "network", "name": names.network}] if made else [],
+        **addresses(subnet),
+        **user_ids(podman, names, subnet),
+    }
+
+
+def main() -> None:
+    module = new_module(
+        {
+            "sandbox_name": {"type": "str", "required": True},
+            "sandbox_id": {"type": "str"},
+            "subnet": {"type": "str", "default": ""},
+        }
+    )
+    run_module(module, lambda: converge(module))
+
+
+if __name__ == "__main__":
+    main()

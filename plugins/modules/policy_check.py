@@ -1,0 +1,136 @@
+#!/usr/bin/python
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: policy_check
+short_description: Judge a policy with the sidecar's own engine before anything is created
+version_added: 0.1.0
+description:
+  - Runs C(openshell-proxy check-policy) of the proxy image, without a network, on a policy text.
+  - A policy that the living sidecar of this sandbox already enforces is not judged again.
+extends_documentation_fragment:
+  - openshell.sandbox._attributes
+  - openshell.sandbox._attributes.info_module
+  - openshell.sandbox.podman
+options:
+  policy:
+    description: The policy's YAML text.
+    type: str
+    required: true
+  source:
+    description: What the policy is called in messages, its path for example.
+    type: str
+    default: policy
+  default_enforcement:
+    description: What an endpoint without C(enforcement) gets.
+    type: str
+    choices: [enforce, audit]
+    default: enforce
+  image:
+    description: Id or name of the proxy image; empty skips the check (check mode before the image exists).
+    type: str
+    required: true
+  config_volume:
+    description: The sandbox's configuration volume; a policy that lies there already is not judged again.
+    type: str
+    default: ""
+  ulimits:
+    description: Resource limits for the short-lived container.
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+- name: Refuse a bad policy early
+  openshell.sandbox.policy_check:
+    policy: "{{ lookup('ansible.builtin.file', 'policy.yaml') }}"
+    source: policy.yaml
+    image: localhost/openshell-proxy:0123456789abcdef
+"""
+
+RETURN = r"""
+notices:
+  description: What the policy's author should know although nothing is wrong.
+  returned: success
+  type: list
+  elements: str
+judged:
+  description: Whether the engine was asked.
+  returned: success
+  type: bool
+"""
+
+import json
+import os
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
+    ModuleFailure,
+    client,
+    new_module,
+    run_module,
+)
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError
+from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import volume_path
+from ansible_collections.openshell.sandbox.plugins.module_utils.resolvers import read_text
+from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_config import POLICY
+
+
+def enforced_already(podman: Podman, volume: str, policy: str) -> bool:
+    mountpoint = volume_path(podman, volume) if volume else ""
+    return bool(mountpoint) and read_text(os.path.join(mountpoint, "config", POLICY)) == policy
+
+
+def judge(podman: Podman, params: Dict[str, Any]) -> Dict[str, Any]:
+    """The engine's verdict: ``ok``, ``errors``, ``notices``."""
+    limits = [word for limit in params["ulimits"] for word in ("--ulimit", limit)]
+    confined = ["--rm", "-i", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    settings = ["--env", f"OPENSHELL_DEFAULT_ENFORCEMENT={params['default_enforcement']}", "--http-proxy=false"]
+    command = [params["image"], "check-policy", "--json", "-"]
+    result = podman.run(
+        ["run", *confined, *settings, *limits, "--pull", "never", *command],
+        stdin=params["policy"].encode(),
+        check=False,
+    )
+    try:
+        verdict: Dict[str, Any] = json.loads(result.stdout)
+    except ValueError:
+        raise PodmanError("run check-policy", result.rc, result.stderr or result.stdout) from None
+    return verdict
+
+
+def examine(module: AnsibleModule) -> Dict[str, Any]:
+    params = module.params
+    podman = client(module)
+    if not params["image"] or enforced_already(podman, params["config_volume"], params["policy"]):
+        return {"changed": False, "notices": [], "judged": False}
+    verdict = judge(podman, params)
+    if not verdict.get("ok"):
+        errors = [error.replace("policy:", params["source"] + ":", 1) for error in verdict.get("errors") or ["invalid"]]
+        raise ModuleFailure("the policy is refused: " + "; ".join(errors), errors=errors)
+    return {"changed": False, "notices": verdict.get("notices") or [], "judged": True}
+
+
+def main() -> None:
+    module = new_module(
+        {
+            "policy": {"type": "str", "required": True},
+            "source": {"type": "str", "default": "policy"},
+            "default_enforcement": {"type": "str", "choices": ["enforce", "audit"], "default": "enforce"},
+            "image": {"type": "str", "required": True},
+            "config_volume": {"type": "str", "default": ""},
+            "ulimits": {"type": "list", "elements": "str", "default": []},
+        }
+    )
+    run_module(module, lambda: examine(module))
+
+
+if __name__ == "__main__":
+    main()
