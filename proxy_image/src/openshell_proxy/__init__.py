@@ -1,0 +1,7 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The sidecar of one sandbox: the only way out, and what may take it."""
+
+__version__ = "0.1.0"

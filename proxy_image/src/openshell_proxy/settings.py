@@ -1,0 +1,125 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the sidecar is told by its environment: addresses and places, nothing secret."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
+
+from openshell_proxy.policy.model import Enforcement
+
+PROXY_PORT = 3128
+GATEWAY_PORT = 8081
+
+
+class SettingsError(ValueError):
+    """An environment that cannot be served; one sentence."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the proxy; times in seconds, sizes in bytes."""
+
+    head: int = 16_384
+    connections: int = 1024
+    first_head: float = 30.0
+    keep_alive: float = 300.0
+    handshake: float = 15.0
+    connect_each: float = 10.0
+    connect_total: float = 30.0
+    pool_idle: float = 30.0
+    pool_per_host: int = 64
+    detect: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """The environment of ``openshell-proxy serve``."""
+
+    sandbox: str
+    sandbox_id: str
+    proxy_ip: str
+    agent_ip: str
+    gateway: tuple[str, int] | None
+    default_enforcement: Enforcement
+    tls_dir: Path
+    state_dir: Path
+    run_dir: Path
+    authority: Path
+    limits: Limits = Limits()
+
+    @property
+    def policy_file(self) -> Path:
+        return self.state_dir / "config" / "policy.yaml"
+
+    @property
+    def upstream_ca_file(self) -> Path:
+        return self.state_dir / "config" / "upstream-ca.pem"
+
+    @property
+    def audit_file(self) -> Path:
+        return self.state_dir / "log" / "audit.jsonl"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run_dir / "control.sock"
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Settings from *environ*. Raises :class:`SettingsError`: an incomplete sidecar must not listen anywhere."""
+    if environ.get("OPENSHELL_MODE", "proxy") != "proxy":
+        raise SettingsError(f"OPENSHELL_MODE is '{environ['OPENSHELL_MODE']}'; this command serves the mode proxy")
+    enforcement = environ.get("OPENSHELL_DEFAULT_ENFORCEMENT") or "enforce"
+    if enforcement not in ("enforce", "audit"):
+        raise SettingsError(f"OPENSHELL_DEFAULT_ENFORCEMENT is '{enforcement}'; set enforce or audit")
+    sandbox = _required(environ, "OPENSHELL_SANDBOX")
+    return Settings(
+        sandbox=sandbox,
+        sandbox_id=environ.get("OPENSHELL_SANDBOX_ID") or sandbox,
+        proxy_ip=_address(environ, "OPENSHELL_PROXY_IP"),
+        agent_ip=_address(environ, "OPENSHELL_AGENT_IP"),
+        gateway=_endpoint(environ.get("OPENSHELL_GATEWAY_ENDPOINT", "")),
+        default_enforcement=cast(Enforcement, enforcement),
+        tls_dir=Path(environ.get("OPENSHELL_TLS_DIR") or "/openshell-tls"),
+        state_dir=Path(environ.get("OPENSHELL_STATE_DIR") or "/var/lib/openshell"),
+        run_dir=Path(environ.get("OPENSHELL_RUN_DIR") or "/run/openshell"),
+        authority=Path(environ.get("OPENSHELL_AUTHORITY") or "/etc/openshell/authority.pem"),
+    )
+
+
+def _required(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "")
+    if not value:
+        raise SettingsError(f"{name} is not set; the sidecar is created with it by the collection")
+    return value
+
+
+def _address(environ: Mapping[str, str], name: str) -> str:
+    value = _required(environ, name)
+    try:
+        address = ipaddress.IPv4Address(value)
+    except ValueError:
+        raise SettingsError(f"{name} is '{value}', which is not an IPv4 address") from None
+    if address.is_unspecified:
+        raise SettingsError(f"{name} is {value}: listening everywhere would include the bridge; name one address")
+    return value
+
+
+def _endpoint(url: str) -> tuple[str, int] | None:
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port:
+        raise SettingsError(f"OPENSHELL_GATEWAY_ENDPOINT is '{url}'; write it as http://host:port")
+    return parts.hostname, port
