@@ -1,0 +1,261 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""HTTP/1.1 heads and bodies as bytes in and facts out, no I/O: strict where smuggling starts (RFC 9112, spec 2.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Literal
+
+Header = tuple[bytes, bytes]
+Side = Literal["request", "response"]
+
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# A field value: visible bytes, blanks and obs-text; no control byte (RFC 9110, 5.5).
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^\x00-\x20\x7f]+) HTTP/1\.([01])")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(;[\t\x20-\x7e\x80-\xff]*)?")
+MAX_HEADERS = 200
+MAX_CHUNK_LINE = 4096
+MAX_TRAILERS = 16_384
+
+# RFC 9110, 7.6.1, and what proxies of old invented: for one connection only.
+HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"upgrade")
+)
+_NEVER_NOMINATED = frozenset((b"host", b"content-length", b"transfer-encoding"))
+
+
+class ProtocolError(ValueError):
+    """Bytes that are not HTTP/1.1 as we accept it; one sentence without any of the bytes."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Framing:
+    """How a body ends: not at all there, after ``length`` bytes, chunked, or with the connection."""
+
+    kind: Literal["none", "length", "chunked", "eof"]
+    length: int = 0
+
+
+NO_BODY = Framing("none")
+
+
+@dataclasses.dataclass(slots=True)
+class Head:
+    """Header fields in order as received, and what a hop needs of them. Names in ``fields`` are as received."""
+
+    minor: int
+    fields: list[Header]
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The values of the field *name* (lower case)."""
+        return [value for key, value in self.fields if key.lower() == name]
+
+    def members(self, name: bytes) -> list[bytes]:
+        """The members, lower case, of a comma-separated list field."""
+        return [part.strip().lower() for value in self.values(name) for part in value.split(b",") if part.strip()]
+
+    def connection_options(self) -> list[bytes]:
+        """Members of ``Connection``. Raises :class:`ProtocolError` where one would hide framing or the host."""
+        options = self.members(b"connection")
+        for option in options:
+            if not TOKEN.fullmatch(option) or option in _NEVER_NOMINATED:
+                raise ProtocolError("the Connection header names a field that must stay")
+        return options
+
+    def end_to_end(self) -> list[Header]:
+        """The fields without those of this connection."""
+        dropped = HOP_BY_HOP.union(self.connection_options())
+        return [(name, value) for name, value in self.fields if name.lower() not in dropped]
+
+    def persistent(self) -> bool:
+        """Whether the sender leaves the connection open after this message (RFC 9112, 9.3)."""
+        options = self.members(b"connection")
+        if b"close" in options:
+            return False
+        return self.minor == 1 or b"keep-alive" in options
+
+
+@dataclasses.dataclass(slots=True)
+class RequestHead(Head):
+    """``method`` and ``target`` as received, ASCII."""
+
+    method: str = ""
+    target: str = ""
+
+    @property
+    def host(self) -> str | None:
+        """The one ``Host`` value, or None on HTTP/1.0 without one."""
+        values = self.values(b"host")
+        return values[0].decode("latin-1") if values else None
+
+    def upgrade(self) -> str:
+        """The protocol that an Upgrade asks for, lower case, or ""."""
+        asked = self.members(b"upgrade")
+        return asked[0].decode("latin-1") if asked and b"upgrade" in self.members(b"connection") else ""
+
+
+@dataclasses.dataclass(slots=True)
+class ResponseHead(Head):
+    """``status`` and the bytes of the ``reason``."""
+
+    status: int = 0
+    reason: bytes = b""
+
+
+def parse_request_head(block: bytes) -> RequestHead:
+    """Parse a head that ends in an empty line. Raises :class:`ProtocolError`."""
+    first, fields = _split(block)
+    match = _REQUEST_LINE.fullmatch(first)
+    if match is None:
+        raise ProtocolError("the request line is not METHOD TARGET HTTP/1.1")
+    if not match[2].isascii():
+        raise ProtocolError("the request target is not ASCII")
+    head = RequestHead(int(match[3]), fields, match[1].decode(), match[2].decode())
+    hosts = head.values(b"host")
+    if len(hosts) > 1 or (not hosts and head.minor == 1):
+        raise ProtocolError("an HTTP/1.1 request has exactly one Host header")
+    head.connection_options()
+    return head
+
+
+def parse_response_head(block: bytes) -> ResponseHead:
+    """Parse a response's head. Raises :class:`ProtocolError`."""
+    first, fields = _split(block)
+    match = _STATUS_LINE.fullmatch(first)
+    if match is None:
+        raise ProtocolError("the status line is not HTTP/1.1")
+    return ResponseHead(int(match[1]), fields, int(match[2]), match[3] or b"")
+
+
+def _split(block: bytes) -> tuple[bytes, list[Header]]:
+    """First line and fields; only CRLF ends a line, nothing is folded (RFC 9112, 2.2 and 5.2)."""
+    lines = block[:-4].split(b"\r\n")
+    if len(lines) - 1 > MAX_HEADERS:
+        raise ProtocolError(f"there are more than {MAX_HEADERS} header fields")
+    fields: list[Header] = []
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        value = value.strip(b" \t")
+        if not colon or not TOKEN.fullmatch(name):
+            raise ProtocolError("a header line is not 'name: value'")
+        if not _VALUE.fullmatch(value):
+            raise ProtocolError("a header value holds a control byte")
+        fields.append((name, value))
+    return lines[0], fields
+
+
+def request_framing(head: RequestHead) -> Framing:
+    """How the request's body ends. Raises :class:`ProtocolError` for every ambiguity (RFC 9112, 6)."""
+    return _declared(head) or NO_BODY
+
+
+def response_framing(head: ResponseHead, method: str) -> Framing:
+    """How the response's body ends, knowing what was asked."""
+    declared = _declared(head)
+    if method == "HEAD" or head.status in (204, 304) or head.status < 200:
+        return NO_BODY
+    return declared or Framing("eof")
+
+
+def _declared(head: Head) -> Framing | None:
+    codings = head.values(b"transfer-encoding")
+    lengths = head.values(b"content-length")
+    if codings:
+        if lengths:
+            raise ProtocolError("Content-Length and Transfer-Encoding are both there")
+        if head.minor == 0:
+            raise ProtocolError("HTTP/1.0 has no Transfer-Encoding")
+        if len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise ProtocolError("the only Transfer-Encoding accepted is chunked")
+        return Framing("chunked")
+    if not lengths:
+        return None
+    if len(set(lengths)) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 18:
+        raise ProtocolError("Content-Length is not one number")
+    length = int(lengths[0])
+    return Framing("length", length) if length else NO_BODY
+
+
+class Body:
+    """Where a body ends in a stream of bytes; the bytes themselves pass as they are, chunk headers too."""
+
+    __slots__ = ("_left", "_line", "_state", "done")
+
+    def __init__(self, framing: Framing) -> None:
+        self._left = framing.length
+        self._line = b""
+        self._state = {"none": "end", "length": "fixed", "chunked": "size", "eof": "open"}[framing.kind]
+        self.done = framing.kind == "none"
+
+    def take(self, data: bytes | bytearray | memoryview) -> int:
+        """How many of the bytes of *data* belong to this body. Raises :class:`ProtocolError`."""
+        if self._state == "open":
+            return len(data)
+        if self._state == "fixed":
+            used = min(self._left, len(data))
+            self._left -= used
+            self.done = self._left == 0
+            return used
+        return self._take_chunked(memoryview(data))
+
+    def end_of_stream(self) -> None:
+        """The stream ended. Raises :class:`ProtocolError` if the body is cut short by it."""
+        if self._state != "open" and not self.done:
+            raise ProtocolError("the body is cut short")
+        self.done = True
+
+    def _take_chunked(self, data: memoryview) -> int:
+        position = 0
+        while position < len(data) and not self.done:
+            if self._state == "data":
+                used = min(self._left, len(data) - position)
+                self._left -= used
+                position += used
+                if self._left == 0:
+                    self._state = "data-end"
+            else:
+                position += self._take_line(bytes(data[position : position + MAX_TRAILERS + 2]))
+        return position
+
+    def _take_line(self, data: bytes) -> int:
+        """Gather one CRLF line of the chunked framing, which may come in pieces, and act on it."""
+        end = data.find(b"\n")
+        piece = data if end < 0 else data[: end + 1]
+        self._line += piece
+        if len(self._line) > (MAX_TRAILERS if self._state == "trailer" else MAX_CHUNK_LINE):
+            raise ProtocolError("a line of the chunked body is too long")
+        if end >= 0:
+            if not self._line.endswith(b"\r\n"):
+                raise ProtocolError("a line of the chunked body does not end in CRLF")
+            line, self._line = self._line[:-2], b""
+            self._act(line)
+        return len(piece)
+
+    def _act(self, line: bytes) -> None:
+        if self._state == "size":
+            match = _CHUNK_SIZE.fullmatch(line)
+            if match is None:
+                raise ProtocolError("a chunk size is not a hexadecimal number")
+            self._left = int(match[1], 16)
+            self._state = "data" if self._left else "trailer"
+        elif self._state == "data-end":
+            if line:
+                raise ProtocolError("a chunk is longer than its size")
+            self._state = "size"
+        elif not line:
+            self._state, self.done = "end", True
+        else:
+            name, colon, value = line.partition(b":")
+            if not colon or not TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+                raise ProtocolError("a trailer is not 'name: value'")
+
+
+def render_head(first: bytes, fields: list[Header]) -> bytes:
+    """The bytes of a head."""
+    return b"".join([first, b"\r\n", *[name + b": " + value + b"\r\n" for name, value in fields], b"\r\n"])

@@ -1,0 +1,112 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Two connections joined: bytes pass from one to the other untouched, half-close and back-pressure too."""
+
+from __future__ import annotations
+
+import asyncio
+
+from openshell_proxy.relay.stream import HIGH_WATER
+
+
+class PipeEnd(asyncio.Protocol):
+    """One of the two ends. What it receives the other one sends; ``received`` counts bytes."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.pipe = pipe
+        self.other: PipeEnd = self
+        self.transport: asyncio.Transport | None = None
+        self.received = 0
+        self.ended = False
+        self.lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(HIGH_WATER)
+        if self.other.transport is None:
+            transport.pause_reading()  # nobody to send to yet
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        if not self.other.lost and self.other.transport is not None:
+            self.other.transport.write(data)
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self.pipe.end_of(self)
+        return self.transport is not None and self.transport.can_write_eof()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended = self.lost = True
+        self.pipe.lost(self, exc)
+
+    def pause_writing(self) -> None:
+        if self.other.transport is not None and not self.other.lost:
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other.transport is not None and not self.other.lost:
+            self.other.transport.resume_reading()
+
+
+class Pipe:
+    """A pair of ends; ``done`` is set when both are gone."""
+
+    def __init__(self) -> None:
+        self.client, self.upstream = PipeEnd(self), PipeEnd(self)
+        self.client.other, self.upstream.other = self.upstream, self.client
+        self.done: asyncio.Event = asyncio.Event()
+
+    def join(self, end: PipeEnd, transport: asyncio.Transport, early: bytes = b"") -> None:
+        """Take over an existing *transport*, with bytes of it that were read already, for *end*."""
+        transport.set_protocol(end)
+        end.transport = transport
+        transport.set_write_buffer_limits(HIGH_WATER)
+        if early:
+            end.data_received(early)
+
+    def begin(self) -> None:
+        """Both ends stand: let bytes flow."""
+        for end in (self.client, self.upstream):
+            if end.lost:
+                self.lost(end, None)
+            elif end.transport is not None:
+                end.transport.resume_reading()
+                if end.ended:
+                    self.end_of(end)
+
+    def end_of(self, end: PipeEnd) -> None:
+        """One side has said all it has to say: tell the other, and close when both have."""
+        other = end.other
+        if other.transport is None or other.lost:
+            return
+        if other.transport.can_write_eof():
+            other.transport.write_eof()
+            if other.ended:
+                _close(end)
+                _close(other)
+        else:
+            other.transport.close()  # TLS has no half-close here; what is buffered is still sent
+
+    def lost(self, end: PipeEnd, error: Exception | None) -> None:
+        other = end.other
+        if other.transport is not None and not other.lost:
+            if error is not None:
+                other.transport.abort()
+            else:
+                other.transport.close()
+        if other.lost or other.transport is None:
+            self.done.set()
+
+    def abort(self) -> None:
+        for end in (self.client, self.upstream):
+            if end.transport is not None and not end.lost:
+                end.transport.abort()
+
+
+def _close(end: PipeEnd) -> None:
+    if end.transport is not None and not end.lost:
+        end.transport.close()

@@ -1,0 +1,172 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One connection as awaitable reads and writes with back-pressure, over any asyncio transport, TLS or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+HIGH_WATER = 262_144
+
+
+class HeadTooLarge(Exception):
+    """More bytes than a head may have, and no end of it."""
+
+
+class Stream(asyncio.Protocol):
+    """A connection's reading and writing end.
+
+    Reads fill one buffer, bounded by pausing the transport. ``on_lost`` is called once when the connection is gone, or
+    half-closed by a peer that cannot want an answer any more (see ``half_close_ok``): whoever serves it stops.
+    """
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.buffer = bytearray()
+        self.ended = False
+        self.lost = False
+        self.error: Exception | None = None
+        self.half_close_ok = True
+        self.on_lost: Callable[[], None] | None = None
+        self.connected: asyncio.Event = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
+        self._drainer: asyncio.Future[None] | None = None
+        self._reading_paused = False
+        self._writing_paused = False
+        self._half_closes = False
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(HIGH_WATER)
+        self._half_closes = transport.can_write_eof()
+        self.connected.set()
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        if len(self.buffer) >= HIGH_WATER and not self._reading_paused and self.transport is not None:
+            self._reading_paused = True
+            self.transport.pause_reading()
+        self._wake_reader()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self._wake_reader()
+        if not self.half_close_ok and self.on_lost is not None:
+            self.on_lost()
+        return self._half_closes
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended = self.lost = True
+        self.error = exc
+        self.connected.set()
+        self._wake_reader()
+        self.resume_writing()
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        if self._drainer is not None and not self._drainer.done():
+            self._drainer.set_result(None)
+
+    def _wake_reader(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    # What we call.
+
+    async def fill(self) -> bool:
+        """Wait for more bytes in the buffer; False at the end of the stream."""
+        before = len(self.buffer)
+        while len(self.buffer) == before:
+            if self.ended:
+                return False
+            if self._reading_paused and self.transport is not None:
+                self._reading_paused = False
+                self.transport.resume_reading()
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        return True
+
+    async def read_head(self, limit: int) -> bytes | None:
+        """The next head with its empty line, or None when the stream ends before one begins.
+
+        Raises :class:`HeadTooLarge`, and :class:`ConnectionError` when it ends within one.
+        """
+        start = 0
+        while True:
+            end = self.buffer.find(b"\r\n\r\n", start)
+            if 0 <= end <= limit - 4:
+                return self.consume(end + 4)
+            if len(self.buffer) > limit:
+                raise HeadTooLarge
+            start = max(0, len(self.buffer) - 3)
+            if not await self.fill():
+                if not self.buffer and self.error is None:
+                    return None
+                raise ConnectionError("the connection ended within a head")
+
+    def consume(self, count: int) -> bytes:
+        """Take *count* bytes that are in the buffer."""
+        if count == len(self.buffer):
+            data = bytes(self.buffer)
+            self.buffer = bytearray()
+        else:
+            data = bytes(memoryview(self.buffer)[:count])
+            del self.buffer[:count]
+        if self._reading_paused and len(self.buffer) < HIGH_WATER and self.transport is not None:
+            self._reading_paused = False
+            self.transport.resume_reading()
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Send *data*; raises :class:`ConnectionError` when nobody is there."""
+        if self.lost or self.transport is None:
+            raise ConnectionError("the connection is gone")
+        self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the peer has taken enough. Raises :class:`ConnectionError`."""
+        if self._writing_paused and not self.lost:
+            self._drainer = asyncio.get_running_loop().create_future()
+            await self._drainer
+        if self.lost:
+            raise ConnectionError("the connection is gone")
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Reset: the peer must see that something is missing."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    async def linger(self, seconds: float) -> None:
+        """Close so that the peer still reads what was written: take in what it sends for a while (RFC 9112, 9.6)."""
+        self.half_close_ok, self.on_lost = True, None
+        if self.transport is None or self.lost:
+            return
+        try:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            async with asyncio.timeout(seconds):
+                while not self.ended:
+                    self.buffer.clear()
+                    await self.fill()
+        except (TimeoutError, OSError):
+            pass
+        finally:
+            self.close()

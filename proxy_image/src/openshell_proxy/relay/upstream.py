@@ -1,0 +1,160 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Connections to the destinations: dialled at validated addresses only, and kept for the next request."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+import ssl
+from collections.abc import Sequence
+
+from openshell_proxy.relay.stream import Stream
+from openshell_proxy.settings import Limits
+
+
+class UpstreamError(Exception):
+    """The destination cannot be reached or trusted; ``reason`` is for the agent and holds no address."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request goes: ``host`` lower case, ``tls`` whether the connection is encrypted."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+class UpstreamStream(Stream):
+    """A stream that knows where it leads and whether it served before."""
+
+    def __init__(self, origin: Origin, address: str) -> None:
+        super().__init__()
+        self.origin = origin
+        self.address = address
+        self.reused = False
+        self.pool: Pool | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self.pool is not None:
+            self.pool.drop(self)  # nobody asked: never give these bytes to the next request
+            return
+        super().data_received(data)
+
+    def eof_received(self) -> bool:
+        if self.pool is not None:
+            self.pool.drop(self)
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.pool is not None:
+            self.pool.drop(self)
+        super().connection_lost(exc)
+
+
+async def dial(addresses: Sequence[str], port: int, limits: Limits) -> tuple[socket.socket, str]:
+    """A connected socket and its address: the first of *addresses* that answers. Raises :class:`UpstreamError`."""
+    loop = asyncio.get_running_loop()
+    reason = "no address"
+    try:
+        async with asyncio.timeout(limits.connect_total):
+            for address in addresses:
+                family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                sock = socket.socket(family, socket.SOCK_STREAM)
+                try:
+                    sock.setblocking(False)
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    async with asyncio.timeout(limits.connect_each):
+                        await loop.sock_connect(sock, (address, port))
+                    return sock, address
+                except TimeoutError:
+                    sock.close()
+                    reason = "the connection timed out"
+                except OSError as error:
+                    sock.close()
+                    reason = (error.strerror or "the connection failed").lower()
+                except BaseException:
+                    sock.close()
+                    raise
+    except TimeoutError:
+        reason = "the connection timed out"
+    raise UpstreamError(reason)
+
+
+class Pool:
+    """Idle connections by origin. One is reused only at an address that was validated for the request at hand."""
+
+    def __init__(self, limits: Limits, tls: ssl.SSLContext) -> None:
+        self.limits = limits
+        self.tls = tls
+        self._idle: dict[Origin, list[tuple[UpstreamStream, asyncio.TimerHandle]]] = {}
+
+    async def connect(self, origin: Origin, addresses: Sequence[str], fresh: bool = False) -> UpstreamStream:
+        """A connection to *origin* at one of *addresses*. Raises :class:`UpstreamError`."""
+        if not fresh:
+            for stream, _ in reversed(self._idle.get(origin, [])):
+                if stream.address in addresses:
+                    self._forget(stream)
+                    stream.reused = True
+                    return stream
+        sock, address = await dial(addresses, origin.port, self.limits)
+        stream = UpstreamStream(origin, address)
+        await self._attach(stream, sock, origin)
+        return stream
+
+    async def _attach(self, stream: UpstreamStream, sock: socket.socket, origin: Origin) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            if origin.tls:
+                await loop.create_connection(
+                    lambda: stream, sock=sock, ssl=self.tls, server_hostname=origin.host,
+                    ssl_handshake_timeout=self.limits.handshake,
+                )  # fmt: skip
+            else:
+                await loop.create_connection(lambda: stream, sock=sock)
+        except ssl.SSLCertVerificationError as error:
+            raise UpstreamError(f"its certificate is not trusted: {error.verify_message}") from None
+        except (OSError, TimeoutError):
+            raise UpstreamError("the TLS handshake with it failed" if origin.tls else "the connection failed") from None
+        finally:
+            if stream.transport is None:
+                sock.close()
+
+    def keep(self, stream: UpstreamStream) -> None:
+        """Give a connection back whose response ended exactly where its buffer does."""
+        idle = self._idle.setdefault(stream.origin, [])
+        if stream.ended or stream.buffer or len(idle) >= self.limits.pool_per_host:
+            stream.close()
+            return
+        stream.pool, stream.on_lost = self, None
+        timer = asyncio.get_running_loop().call_later(self.limits.pool_idle, self.drop, stream)
+        idle.append((stream, timer))
+
+    def _forget(self, stream: UpstreamStream) -> None:
+        stream.pool = None
+        idle = self._idle.get(stream.origin, [])
+        for entry in idle:
+            if entry[0] is stream:
+                entry[1].cancel()
+                idle.remove(entry)
+                break
+        if not idle:
+            self._idle.pop(stream.origin, None)
+
+    def drop(self, stream: UpstreamStream) -> None:
+        self._forget(stream)
+        stream.close()
+
+    def clear(self) -> None:
+        """Close what is idle: trust has changed, or the end has come."""
+        for idle in list(self._idle.values()):
+            for stream, _ in list(idle):
+                self.drop(stream)
