@@ -34,7 +34,7 @@ Entrance = Literal["connect", "tunnel", "forward", "gateway", "client"]
 
 @dataclasses.dataclass(slots=True)
 class Event:
-    """One decision. ``path`` is without the query; ``bytes_in`` is what the client got, ``bytes_out`` what it sent."""
+    """One decision, or the end of a tunnel. ``path`` is without the query; ``bytes_in`` is what the client got, ``bytes_out`` what it sent."""
 
     entrance: Entrance
     allowed: bool
@@ -50,6 +50,7 @@ class Event:
     status: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    ended: bool = False
     started: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -59,6 +60,8 @@ class Event:
             kind = "L7_REQUEST" if self.entrance == "tunnel" else "FORWARD"
             return f"{kind} {verdict} {self.method} {self.host}:{self.port}{self.path}"
         kind = {"connect": "CONNECT", "gateway": "GATEWAY", "client": "CLIENT"}[self.entrance]
+        if self.ended:
+            return f"{kind} closed {self.host}:{self.port}"
         return f"{kind} {'allowed' if self.allowed else 'denied'} {self.host}:{self.port}"
 
     def record(self, sandbox: str) -> dict[str, Any]:
@@ -68,8 +71,8 @@ class Event:
         record: dict[str, Any] = {
             "class_uid": uid,
             "category_uid": 4,
-            "activity_id": 1,
-            "type_uid": uid * 100 + 1,
+            "activity_id": 2 if self.ended else 1,
+            "type_uid": uid * 100 + (2 if self.ended else 1),
             "time": int(time.time() * 1000),
             "severity_id": 1 if self.allowed else 3,
             "status_id": 1 if self.allowed else 2,
@@ -117,6 +120,10 @@ class Audit:
         else:
             self.denied += 1
         self._put(event)
+
+    def ended(self, event: Event) -> None:
+        """Log the end of a tunnel whose beginning was logged as *event*; not a decision, so not counted."""
+        self._put(dataclasses.replace(event, ended=True))
 
     def lifecycle(self, message: str, **details: Any) -> None:
         """Log what happens to the sidecar itself (class 6002: started, stopped, policy loaded or refused)."""

@@ -1,0 +1,49 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``host:port`` as clients write it, in the one form that policy knows (RFC 3986, 3.2; RFC 9112, 3.2)."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from openshell_proxy.refusal import Refusal
+
+_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/?#\s]+))(?::([0-9]{1,5}))?")
+_ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
+
+
+def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
+    """(host, port): lower case, no brackets, no trailing dot. Raises :class:`Refusal` (400)."""
+    match = _AUTHORITY.fullmatch(text)
+    if match is None or not text.isascii():
+        raise Refusal(400, "invalid_request_target", "the destination is not host:port")
+    port = int(match[3]) if match[3] else default_port
+    if port is None or not 1 <= port <= 65535:
+        raise Refusal(400, "invalid_request_target", "the destination has no port between 1 and 65535")
+    if match[1] is not None:
+        try:
+            return ipaddress.IPv6Address(match[1]).compressed, port
+        except ValueError:
+            raise Refusal(400, "invalid_request_target", "the destination is not an IPv6 address") from None
+    host = match[2].lower().removesuffix(".")
+    if not host:
+        raise Refusal(400, "invalid_request_target", "the destination has no host")
+    return host, port
+
+
+def split_absolute(target: str) -> tuple[str, str, str]:
+    """(scheme, authority, the rest from the path on) of an absolute-form target. Raises :class:`Refusal`."""
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None:
+        raise Refusal(400, "invalid_request_target", "the request target is not an absolute URL; this is a proxy")
+    rest = match[3]
+    return match[1].lower(), match[2], rest if rest.startswith("/") else "/" + rest
+
+
+def render_host(host: str, port: int, default_port: int) -> bytes:
+    """The value of a Host header."""
+    name = f"[{host}]" if ":" in host else host
+    return (name if port == default_port else f"{name}:{port}").encode("ascii")

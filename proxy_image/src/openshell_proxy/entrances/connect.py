@@ -1,0 +1,177 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Entrance CONNECT: the tunnel's destination is judged first, then what is spoken inside decides who serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+import ssl
+
+from openshell_proxy.audit import Event
+from openshell_proxy.authority import Authority
+from openshell_proxy.entrances.authority_form import parse_authority
+from openshell_proxy.entrances.peek import Kind, first_kind, readable
+from openshell_proxy.entrances.requests import Requests, within_tunnel
+from openshell_proxy.pipeline import Pipeline
+from openshell_proxy.policy import Decision, Intent
+from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.http1 import ProtocolError, parse_request_head
+from openshell_proxy.relay.pipe import Pipe
+from openshell_proxy.relay.stream import Stream
+from openshell_proxy.relay.upstream import Origin, UpstreamError, dial
+
+ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
+
+
+@dataclasses.dataclass(slots=True)
+class Tunnel:
+    """One CONNECT on *sock*, whose head has been taken off it."""
+
+    pipeline: Pipeline
+    authority: Authority
+    sock: socket.socket
+    block: bytes
+
+    async def serve(self) -> None:
+        """Raises :class:`Refusal` while the client still waits for the answer to its CONNECT."""
+        event = Event("connect", False, "", 0)
+        upstream: socket.socket | None = None
+        try:
+            event.host, event.port = self._destination()
+            decision, addresses = await self.pipeline.admit(Intent(event.host, event.port), event)
+            if decision.tls == "skip":
+                upstream = await self._dial(addresses, event)
+            event.allowed = True
+        except Refusal as refusal:
+            event.status = refusal.status
+            event.reason = event.reason or str(refusal.more.get("reason") or refusal.detail)
+            raise
+        finally:
+            self.pipeline.audit.event(event)
+        await asyncio.get_running_loop().sock_sendall(self.sock, ESTABLISHED)
+        if upstream is not None:
+            await self._blind(upstream, event)
+        else:
+            await self._inspect(decision, addresses, event)
+
+    def _destination(self) -> tuple[str, int]:
+        try:
+            head = parse_request_head(self.block)
+        except ProtocolError as error:
+            raise Refusal(400, "invalid_request", str(error)) from None
+        host, port = parse_authority(head.target, None)
+        named = head.host
+        if named is not None and parse_authority(named, port) != (host, port):
+            raise Refusal(421, "misdirected_request", "the Host header is not the host of the CONNECT")
+        return host, port
+
+    async def _dial(self, addresses: tuple[str, ...], event: Event) -> socket.socket:
+        try:
+            sock, _ = await dial(addresses, event.port, self.pipeline.limits)
+        except UpstreamError as error:
+            detail = f"{event.host}:{event.port} is unreachable: {error.reason}"
+            raise Refusal(502, "upstream_unreachable", detail) from None
+        return sock
+
+    async def _inspect(self, decision: Decision, addresses: tuple[str, ...], event: Event) -> None:
+        """Serve what the client speaks: TLS and HTTP are judged request by request."""
+        kind, upstream = await self._first(decision, addresses, event)
+        if kind in ("tls", "http"):
+            if upstream is not None:
+                upstream.close()
+            await self._requests(event.host, event.port, kind == "tls")
+        elif kind == "silent":
+            self.sock.close()
+            if upstream is not None:
+                upstream.close()
+        elif decision.inspects:
+            detail = "the client speaks neither TLS nor HTTP/1.1, and the policy inspects requests"
+            self._deny(event, detail, "l7")
+            refusal = Refusal(403, "unsupported_l7_protocol", detail)
+            await asyncio.get_running_loop().sock_sendall(self.sock, refusal.response())
+            self.sock.close()
+        else:
+            await self._blind(upstream or await self._dial_late(addresses, event), event)
+
+    async def _first(
+        self, decision: Decision, addresses: tuple[str, ...], event: Event
+    ) -> tuple[Kind, socket.socket | None]:
+        """What the client speaks. Where the policy does not inspect, the server may also be first to speak.
+
+        Time alone decides nothing: a client that is merely slow is still seen for what it speaks.
+        """
+        limits = self.pipeline.limits
+        try:
+            async with asyncio.timeout(limits.first_head if decision.inspects else limits.detect):
+                return await first_kind(self.sock), None
+        except TimeoutError:
+            if decision.inspects:
+                return "silent", None
+        upstream = await self._dial_late(addresses, event)
+        client = asyncio.ensure_future(first_kind(self.sock))
+        server = asyncio.ensure_future(readable(upstream))
+        try:
+            await asyncio.wait((client, server), return_when=asyncio.FIRST_COMPLETED)
+            return (client.result() if client.done() else "unknown"), upstream
+        except BaseException:
+            upstream.close()
+            raise
+        finally:
+            client.cancel()
+            server.cancel()
+
+    async def _dial_late(self, addresses: tuple[str, ...], event: Event) -> socket.socket:
+        """Dial after the 200: the client can only be hung up on."""
+        try:
+            return await self._dial(addresses, event)
+        except Refusal as refusal:
+            self._deny(event, refusal.detail, "opa")
+            raise ConnectionError(refusal.detail) from None
+
+    def _deny(self, event: Event, reason: str, engine: str) -> None:
+        denied = Event("connect", False, event.host, event.port, policy=event.policy, engine=engine, reason=reason)
+        self.pipeline.audit.event(denied)
+
+    async def _requests(self, host: str, port: int, tls: bool) -> None:
+        loop = asyncio.get_running_loop()
+        client = Stream()
+        limits = self.pipeline.limits
+        origin = Origin(host, port, tls)
+        try:
+            if tls:
+                context = self.authority.context(host)
+                await loop.connect_accepted_socket(
+                    lambda: client, self.sock, ssl=context, ssl_handshake_timeout=limits.handshake
+                )
+            else:
+                await loop.connect_accepted_socket(lambda: client, self.sock)
+        except (ssl.SSLError, OSError, TimeoutError) as error:
+            why = getattr(error, "reason", None) or type(error).__name__
+            reason = f"TLS with the client failed ({why}); it may pin its certificates: tls: skip passes it uninspected"
+            self._deny(Event("connect", False, host, port), reason, "tls")
+            self.sock.close()
+            return
+        await Requests(self.pipeline, client, "tunnel", within_tunnel(origin), origin).serve(limits.first_head)
+
+    async def _blind(self, upstream: socket.socket, event: Event) -> None:
+        """Bytes both ways, unseen; a second line tells when it ended and how much it was."""
+        await pipe_sockets(self.sock, upstream, event)
+        self.pipeline.audit.ended(event)
+
+
+async def pipe_sockets(client: socket.socket, upstream: socket.socket, event: Event) -> None:
+    """Join two connected sockets until both are done."""
+    loop = asyncio.get_running_loop()
+    pipe = Pipe()
+    try:
+        await loop.connect_accepted_socket(lambda: pipe.upstream, upstream)
+        await loop.connect_accepted_socket(lambda: pipe.client, client)
+        pipe.begin()
+        await pipe.done.wait()
+    finally:
+        pipe.abort()
+        event.bytes_out, event.bytes_in = pipe.client.received, pipe.upstream.received

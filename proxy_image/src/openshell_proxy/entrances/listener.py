@@ -1,0 +1,133 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Listening sockets: only the agent is served, and not more of it than the limit."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+from openshell_proxy.audit import Audit, Event
+from openshell_proxy.authority import Authority
+from openshell_proxy.entrances.connect import Tunnel
+from openshell_proxy.entrances.peek import peek
+from openshell_proxy.entrances.requests import LINGER_SECONDS, Requests, absolute_form
+from openshell_proxy.pipeline import Pipeline
+from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.stream import Stream
+from openshell_proxy.relay.upstream import Origin
+
+Serve = Callable[[socket.socket], Awaitable[None]]
+BACKLOG = 256
+
+
+class Connections:
+    """The connections of all listeners together, bounded, and their tasks."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def full(self) -> bool:
+        return len(self.tasks) >= self.limit
+
+
+class Listener:
+    """One bound port at the sidecar's internal address."""
+
+    def __init__(self, address: tuple[str, int], agent_ip: str, serve: Serve, audit: Audit, open_: Connections) -> None:
+        self.agent_ip = agent_ip
+        self.serve = serve
+        self.audit = audit
+        self.connections = open_
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.sock.setblocking(False)
+        try:
+            self.sock.bind(address)
+            self.sock.listen(BACKLOG)
+        except OSError:
+            self.sock.close()
+            raise
+        self.port = int(self.sock.getsockname()[1])
+
+    def begin(self) -> None:
+        asyncio.get_running_loop().add_reader(self.sock.fileno(), self._accept)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.sock.fileno())
+        self.sock.close()
+
+    def _accept(self) -> None:
+        for _ in range(BACKLOG):
+            try:
+                client, peer = self.sock.accept()
+            except OSError:
+                return
+            client.setblocking(False)
+            if peer[0] != self.agent_ip or self.connections.full():
+                who = "not the agent of this sandbox" if peer[0] != self.agent_ip else "too many open connections"
+                self.audit.event(Event("client", False, peer[0], self.port, engine="client", reason=who))
+                client.close()
+                continue
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = asyncio.get_running_loop().create_task(self._serve(client))
+            self.connections.tasks.add(task)
+            task.add_done_callback(self.connections.tasks.discard)
+
+    async def _serve(self, client: socket.socket) -> None:
+        try:
+            await self.serve(client)
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            if client.fileno() >= 0:
+                client.close()
+
+
+def proxy_port(pipeline: Pipeline, authority: Authority) -> Serve:
+    """What is served on :3128: a CONNECT, or requests in absolute form."""
+    limits = pipeline.limits
+
+    def whole(data: bytes) -> bool:
+        return not data.startswith(b"CONNECT "[: len(data)]) or b"\r\n\r\n" in data
+
+    async def serve(sock: socket.socket) -> None:
+        async with asyncio.timeout(limits.first_head):
+            data, ended = await peek(sock, limits.head, whole)
+        if not data:
+            sock.close()
+            return
+        end = data.find(b"\r\n\r\n") + 4
+        if not data.startswith(b"CONNECT "):
+            await _requests(pipeline, sock)
+        elif end < 4:
+            status = 400 if ended else 431
+            refusal = Refusal(status, "invalid_request", "the head of the CONNECT is too large or has no end")
+            pipeline.audit.event(Event("connect", False, "", 0, reason=refusal.detail, status=status))
+            await _answer(sock, refusal)
+        else:
+            tunnel = Tunnel(pipeline, authority, sock, sock.recv(end))
+            try:
+                await tunnel.serve()
+            except Refusal as refusal:
+                await _answer(sock, refusal)
+
+    return serve
+
+
+async def _requests(pipeline: Pipeline, sock: socket.socket) -> None:
+    client = Stream()
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock)
+    unknown = Origin("", 0, False)
+    await Requests(pipeline, client, "forward", absolute_form, unknown).serve(pipeline.limits.first_head)
+
+
+async def _answer(sock: socket.socket, refusal: Refusal) -> None:
+    """Send a refusal so that it arrives even though the client may still be sending."""
+    client = Stream()
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock)
+    if not client.lost:
+        client.write(refusal.response())
+        await client.linger(LINGER_SECONDS)

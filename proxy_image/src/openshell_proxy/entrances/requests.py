@@ -1,0 +1,151 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Entrances for HTTP requests: absolute-form on the proxy port, and origin-form within an intercepted tunnel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from openshell_proxy.audit import Entrance, Event
+from openshell_proxy.entrances.authority_form import parse_authority, render_host, split_absolute
+from openshell_proxy.pipeline import Pipeline
+from openshell_proxy.policy import Intent, Request, TargetError, canonical_path, parse_query
+from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.exchange import Broken
+from openshell_proxy.relay.http1 import Header, ProtocolError, RequestHead, parse_request_head
+from openshell_proxy.relay.stream import HeadTooLarge, Stream
+from openshell_proxy.relay.upstream import Origin
+
+LINGER_SECONDS = 2.0
+VIA = (b"Via", b"1.1 openshell-sandbox")
+
+Locate = Callable[[RequestHead], tuple[Origin, str]]
+
+
+def absolute_form(head: RequestHead) -> tuple[Origin, str]:
+    """Destination and origin-form target of a request to a forward proxy (RFC 9112, 3.2.2)."""
+    if "#" in head.target:
+        raise Refusal(400, "invalid_request_target", "the request target has a fragment")
+    scheme, authority, rest = split_absolute(head.target)
+    if scheme == "https":
+        raise Refusal(400, "invalid_request_target", "Use CONNECT for HTTPS URLs")
+    if scheme != "http":
+        raise Refusal(400, "unsupported_proxy_scheme", "this proxy forwards http and, with CONNECT, https")
+    host, port = parse_authority(authority, 80)
+    _same_host(head, host, port, 80)
+    return Origin(host, port, False), rest
+
+
+def within_tunnel(tunnel: Origin) -> Locate:
+    """The same for requests within a tunnel to *tunnel*: whatever they say, they go there or nowhere."""
+    default = 443 if tunnel.tls else 80
+
+    def locate(head: RequestHead) -> tuple[Origin, str]:
+        target = head.target
+        if not target.startswith("/"):
+            scheme, authority, target = split_absolute(target)
+            if scheme != ("https" if tunnel.tls else "http") or parse_authority(authority, default) != (
+                tunnel.host,
+                tunnel.port,
+            ):
+                raise Refusal(421, "misdirected_request", "the request is not for the host of the tunnel")
+        _same_host(head, tunnel.host, tunnel.port, default)
+        return tunnel, target
+
+    return locate
+
+
+def _same_host(head: RequestHead, host: str, port: int, default: int) -> None:
+    named = head.host
+    if named is None:
+        return
+    try:
+        same = parse_authority(named, default) == (host, port)
+    except Refusal:
+        same = False
+    if not same:
+        raise Refusal(421, "misdirected_request", "the Host header is not the host that the request goes to")
+
+
+class Requests:
+    """Serves one client connection, request after request; each is judged by itself."""
+
+    def __init__(self, pipeline: Pipeline, client: Stream, entrance: Entrance, locate: Locate, origin: Origin) -> None:
+        self.pipeline = pipeline
+        self.client = client
+        self.entrance: Entrance = entrance
+        self.locate = locate
+        self.origin = origin  # what a request that cannot be located is logged under
+
+    async def serve(self, first_seconds: float) -> None:
+        """Until the client leaves, is refused, or stays silent."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.client.on_lost = task.cancel
+        seconds = first_seconds
+        try:
+            while (head := await self._next_head(seconds)) is not None and await self._one(head):
+                seconds = self.pipeline.limits.keep_alive
+            self.client.on_lost = None
+            self.client.close()
+        except Refusal as refusal:
+            self.client.on_lost = None
+            if not self.client.lost:
+                self.client.write(refusal.response())
+                await self.client.linger(LINGER_SECONDS)
+        except (Broken, OSError, asyncio.CancelledError):
+            self.client.on_lost = None
+            self.client.abort()
+
+    async def _next_head(self, seconds: float) -> RequestHead | None:
+        self.client.half_close_ok = True
+        try:
+            async with asyncio.timeout(seconds):
+                block = await self.client.read_head(self.pipeline.limits.head)
+            return parse_request_head(block) if block is not None else None
+        except TimeoutError:
+            return None
+        except HeadTooLarge:
+            raise self._bad(431, "request_header_too_large", "the request's head is larger than 16 KiB") from None
+        except ProtocolError as error:
+            raise self._bad(400, "invalid_request", str(error)) from None
+
+    def _bad(self, status: int, code: str, detail: str) -> Refusal:
+        event = Event(self.entrance, False, self.origin.host, self.origin.port, reason=detail, status=status)
+        self.pipeline.audit.event(event)
+        return Refusal(status, code, detail)
+
+    async def _one(self, head: RequestHead) -> bool:
+        try:
+            origin, target = self.locate(head)
+            intent, query = self._intent(head, origin, target)
+        except Refusal as refusal:
+            event = Event(self.entrance, False, self.origin.host, self.origin.port, head.method, "")
+            event.reason, event.status = refusal.detail, refusal.status
+            self.pipeline.audit.event(event)
+            raise
+        assert intent.request is not None
+        event = Event(self.entrance, False, origin.host, origin.port, head.method, intent.request.path)
+        self.client.half_close_ok = not head.persistent() or self.client.ended
+        fields = self._fields(head, origin)
+        return await self.pipeline.request(self.client, intent, head, origin, fields, query, event)
+
+    def _intent(self, head: RequestHead, origin: Origin, target: str) -> tuple[Intent, str]:
+        connection = self.pipeline.generation.policy.decide(Intent(origin.host, origin.port))
+        try:
+            path, query = canonical_path(target, allow_encoded_slash=connection.allow_encoded_slash)
+            asked = Request(head.method, path, parse_query(query))
+        except TargetError as error:
+            raise Refusal(400, "invalid_request_target", f"the request target is refused: {error.code}") from None
+        return Intent(origin.host, origin.port, asked), query
+
+    def _fields(self, head: RequestHead, origin: Origin) -> list[Header]:
+        """What the destination gets: end-to-end fields, Host from the destination itself."""
+        host = (b"Host", render_host(origin.host, origin.port, 443 if origin.tls else 80))
+        fields = [host, *(field for field in head.end_to_end() if field[0].lower() != b"host")]
+        if self.entrance == "forward" and not head.values(b"via"):
+            fields.append(VIA)
+        return fields

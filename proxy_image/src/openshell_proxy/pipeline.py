@@ -1,0 +1,95 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The pipeline that every request takes: policy, destination, credentials, relay, audit. One screen of code.
+
+The entrances translate into it; nothing reaches a destination around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ssl
+
+from openshell_proxy.audit import Audit, Event
+from openshell_proxy.destination import DestinationError, Guard
+from openshell_proxy.policy import Decision, Intent, Policy
+from openshell_proxy.refusal import Refusal, denied_connection, denied_destination, denied_request
+from openshell_proxy.relay.exchange import Exchange
+from openshell_proxy.relay.http1 import Header, RequestHead
+from openshell_proxy.relay.stream import Stream
+from openshell_proxy.relay.upstream import Origin, Pool, UpstreamStream
+from openshell_proxy.settings import Limits
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Generation:
+    """What one load of the configuration made; swapped as a whole, never changed."""
+
+    number: int
+    policy: Policy
+    tls: ssl.SSLContext
+
+
+class Pipeline:
+    """Judges intents under the generation of the moment and carries out what is allowed."""
+
+    def __init__(self, generation: Generation, guard: Guard, audit: Audit, limits: Limits) -> None:
+        self.generation = generation
+        self.guard = guard
+        self.audit = audit
+        self.limits = limits
+        self.pool = Pool(limits, generation.tls)
+
+    def replace(self, generation: Generation) -> None:
+        """Every request from now on is judged by *generation*; those under way end as they began."""
+        if generation.tls is not self.generation.tls:
+            self.pool.clear()
+            self.pool.tls = generation.tls
+        self.generation = generation
+
+    async def admit(self, intent: Intent, event: Event) -> tuple[Decision, tuple[str, ...]]:
+        """The decision and the validated addresses. Raises :class:`Refusal`; *event* gets what was found."""
+        decision = self.generation.policy.decide(intent)
+        event.policy, event.rule, event.reason = decision.policy, decision.rule, decision.reason
+        event.engine, event.audited = ("l7" if decision.layer == "l7" else "opa"), decision.audited
+        if not decision.allowed:
+            raise _denied(intent, decision)
+        try:
+            return decision, await self.guard.pin(intent, decision)
+        except DestinationError as error:
+            event.engine = "ssrf"
+            what = intent.request.method if intent.request else "CONNECT"
+            raise denied_destination(what, intent.host, intent.port, error.reason) from None
+
+    async def request(
+        self, client: Stream, intent: Intent, head: RequestHead, origin: Origin, fields: list[Header], query: str,
+        event: Event,
+    ) -> bool:  # fmt: skip
+        """One request from decision to the response's last byte; True when the client may send another."""
+        assert intent.request is not None
+        try:
+            _, addresses = await self.admit(intent, event)
+
+            async def connect(fresh: bool) -> UpstreamStream:
+                return await self.pool.connect(origin, addresses, fresh)
+
+            target = intent.request.path + (f"?{query}" if query else "")
+            event.allowed = True
+            return await Exchange(client, head, target, fields, connect, self.pool, event).run()
+        except Refusal as refusal:
+            event.status = refusal.status
+            event.reason = event.reason or str(refusal.more.get("reason") or refusal.detail)
+            raise
+        finally:
+            self.audit.event(event)
+
+
+def _denied(intent: Intent, decision: Decision) -> Refusal:
+    if intent.request is None:
+        return denied_connection(intent.host, intent.port, decision.reason)
+    asked = intent.request
+    return denied_request(
+        asked.method, intent.host, intent.port, asked.path, decision.policy, decision.rule, decision.layer, decision.reason
+    )

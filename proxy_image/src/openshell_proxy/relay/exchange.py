@@ -1,0 +1,242 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One request and its response between a client and a destination, streamed both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+
+from openshell_proxy.audit import Event
+from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.http1 import (
+    NO_BODY,
+    Body,
+    Framing,
+    Header,
+    ProtocolError,
+    RequestHead,
+    ResponseHead,
+    parse_response_head,
+    render_head,
+    request_framing,
+    response_framing,
+)
+from openshell_proxy.relay.pipe import Pipe
+from openshell_proxy.relay.stream import HeadTooLarge, Stream
+from openshell_proxy.relay.upstream import Pool, UpstreamError, UpstreamStream
+
+MAX_RESPONSE_HEAD = 262_144
+REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+
+Connect = Callable[[bool], Awaitable[UpstreamStream]]
+
+
+class Broken(Exception):
+    """The response stopped in the middle: the client must see a broken connection, never a short success."""
+
+
+class _NoAnswer(Exception):
+    """The upstream connection ended before a byte of the response."""
+
+
+@dataclasses.dataclass(slots=True)
+class Exchange:
+    """``target`` and ``fields`` are what goes on the wire; ``connect(fresh)`` gives a connection to the destination."""
+
+    client: Stream
+    head: RequestHead
+    target: str
+    fields: list[Header]
+    connect: Connect
+    pool: Pool
+    event: Event
+
+    async def run(self) -> bool:
+        """Do it; True when the client's connection can carry another request.
+
+        Raises :class:`Refusal` while nothing of a response has been sent, :class:`Broken` after.
+        """
+        framing = request_framing(self.head)
+        upgrade = self.head.upgrade() == "websocket"
+        body = Body(framing)
+        payload = self._first_bytes(body, upgrade)
+        upstream = await self._connected(False)
+        try:
+            try:
+                return await self._attempt(upstream, payload, body, upgrade)
+            except _NoAnswer:
+                if not (upstream.reused and body.done and self.head.method in REPEATABLE):
+                    raise Refusal(502, "upstream_unreachable", "the destination closed without an answer") from None
+                upstream.abort()  # an idle connection that the destination had just given up: ask once more
+                upstream = await self._connected(True)
+                return await self._attempt(upstream, payload, body, upgrade)
+        except _NoAnswer:
+            raise Refusal(502, "upstream_unreachable", "the destination closed without an answer") from None
+        finally:
+            if upstream.pool is None:
+                upstream.close()
+
+    async def _connected(self, fresh: bool) -> UpstreamStream:
+        try:
+            return await self.connect(fresh)
+        except UpstreamError as error:
+            detail = f"{self.event.host}:{self.event.port} is unreachable: {error.reason}"
+            raise Refusal(502, "upstream_unreachable", detail) from None
+
+    def _first_bytes(self, body: Body, upgrade: bool) -> bytes:
+        """The head, and of the body what is here already: one write, one packet for most requests."""
+        fields = self.fields
+        if upgrade:
+            fields = [*fields, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+        line = f"{self.head.method} {self.target} HTTP/1.{self.head.minor}".encode("ascii")
+        early = b""
+        if not body.done and self.client.buffer:
+            early = self.client.consume(self._taken(body, self.client))
+        self.event.bytes_out += len(early)
+        return render_head(line, fields) + early
+
+    def _taken(self, body: Body, stream: Stream) -> int:
+        try:
+            return body.take(stream.buffer)
+        except ProtocolError as error:
+            raise Refusal(400, "invalid_request", str(error)) from None
+
+    async def _attempt(self, upstream: UpstreamStream, payload: bytes, body: Body, upgrade: bool) -> bool:
+        try:
+            upstream.write(payload)
+        except ConnectionError:
+            raise _NoAnswer from None
+        sending = None if body.done else asyncio.create_task(self._upload(upstream, body))
+        finished = False
+        try:
+            response = await self._response_head(upstream, sending)
+            if response.status == 101:
+                await self._upgrade(upstream, response, upgrade)
+                return False
+            keep = await self._respond(upstream, response, sending)
+            finished = True
+        finally:
+            if sending is not None and not sending.done():
+                sending.cancel()
+            if not finished:
+                upstream.abort()
+        if not keep[1] or not body.done:
+            upstream.close()
+        else:
+            self.pool.keep(upstream)
+        return keep[0] and body.done
+
+    async def _upload(self, upstream: UpstreamStream, body: Body) -> None:
+        while not body.done:
+            if not self.client.buffer and not await self.client.fill():
+                raise ConnectionError("the client ended within its request")
+            data = self.client.consume(self._taken(body, self.client))
+            self.event.bytes_out += len(data)
+            upstream.write(data)
+            await upstream.drain()
+
+    async def _response_head(self, upstream: UpstreamStream, sending: asyncio.Task[None] | None) -> ResponseHead:
+        """The final response's head; interim ones go to the client as they come (RFC 9110, 15.2)."""
+        while True:
+            block = await self._head_block(upstream, sending)
+            try:
+                head = parse_response_head(block)
+            except ProtocolError as error:
+                raise Refusal(502, "upstream_protocol_error", f"the destination's answer is bad: {error}") from None
+            if head.status >= 200 or head.status == 101:
+                return head
+            if self.head.minor == 1:
+                self.client.write(block)
+
+    async def _head_block(self, upstream: UpstreamStream, sending: asyncio.Task[None] | None) -> bytes:
+        reading = asyncio.ensure_future(upstream.read_head(MAX_RESPONSE_HEAD))
+        try:
+            if sending is not None and not sending.done():
+                await asyncio.wait((reading, sending), return_when=asyncio.FIRST_COMPLETED)
+                # A destination that stops reading may still have answered; a client's own fault ends it here.
+                if sending.done() and isinstance(sending.exception(), Refusal):
+                    sending.result()
+            block = await reading
+        except HeadTooLarge:
+            raise Refusal(502, "upstream_protocol_error", "the destination's answer has too large a head") from None
+        except ConnectionError:
+            raise _NoAnswer from None
+        finally:
+            reading.cancel()
+        if block is None:
+            raise _NoAnswer
+        return block
+
+    async def _respond(
+        self, upstream: UpstreamStream, head: ResponseHead, sending: asyncio.Task[None] | None
+    ) -> tuple[bool, bool]:
+        """Relay the response; (client stays, upstream stays)."""
+        framing = self._framing(head)
+        keep_client = framing.kind != "eof" and self.head.minor == 1 and self.head.persistent()
+        keep_upstream = framing.kind != "eof" and head.persistent()
+        fields = head.end_to_end()
+        if not keep_client:
+            fields.append((b"Connection", b"close"))
+        self.event.status = head.status
+        first = render_head(b"HTTP/1.1 %d %b" % (head.status, head.reason), fields)
+        await self._relay_body(upstream, Body(framing), first)
+        if sending is not None and not sending.done():
+            return False, False  # answered before it was asked to the end: nobody can tell what comes next
+        return keep_client, keep_upstream
+
+    def _framing(self, head: ResponseHead) -> Framing:
+        try:
+            head.connection_options()
+            framing = response_framing(head, self.head.method)
+        except ProtocolError as error:
+            raise Refusal(502, "upstream_protocol_error", f"the destination's answer is bad: {error}") from None
+        if framing.kind == "none" and self.head.method != "HEAD" and head.status not in (204, 304):
+            return NO_BODY
+        return framing
+
+    async def _relay_body(self, upstream: UpstreamStream, body: Body, pending: bytes) -> None:
+        """Send *pending* and the body; every await is a place where back-pressure holds."""
+        try:
+            while True:
+                used = 0 if body.done else body.take(upstream.buffer)
+                if used:
+                    self.event.bytes_in += used
+                    pending += upstream.consume(used)
+                if pending:
+                    self.client.write(pending)
+                    pending = b""
+                    await self.client.drain()
+                if body.done:
+                    return
+                if not upstream.buffer and not await upstream.fill():
+                    if upstream.error is not None:
+                        raise Broken("the destination's connection broke")
+                    body.end_of_stream()
+        except ProtocolError as error:
+            raise Broken(f"the destination's answer broke off: {error}") from None
+
+    async def _upgrade(self, upstream: UpstreamStream, head: ResponseHead, asked: bool) -> None:
+        """Switch to a pipe: from here on the two sides talk without us (RFC 9110, 7.8)."""
+        if not asked or b"websocket" not in head.members(b"upgrade"):
+            raise Refusal(502, "upstream_protocol_error", "the destination switched to a protocol nobody asked for")
+        self.event.status = 101
+        fields = [*head.end_to_end(), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+        self.client.write(render_head(b"HTTP/1.1 101 " + head.reason, fields))
+        client, there = self.client.transport, upstream.transport
+        if client is None or there is None or self.client.lost or upstream.lost:
+            raise Broken("a side was gone before the upgrade")
+        early_up, early_down = self.client.consume(len(self.client.buffer)), upstream.consume(len(upstream.buffer))
+        pipe = Pipe()
+        pipe.client.transport, pipe.upstream.transport = client, there
+        pipe.join(pipe.client, client, early_up)
+        pipe.join(pipe.upstream, there, early_down)
+        try:
+            await pipe.done.wait()
+        finally:
+            pipe.abort()
+            self.event.bytes_out += pipe.client.received
+            self.event.bytes_in += pipe.upstream.received
