@@ -1,0 +1,11 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``python -m openshell_proxy``."""
+
+import sys
+
+from openshell_proxy.cli import main
+
+sys.exit(main())

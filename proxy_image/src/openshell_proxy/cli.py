@@ -1,0 +1,162 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command line of the image: ``openshell-proxy COMMAND``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from openshell_proxy import __version__
+from openshell_proxy.authority import new_authority
+from openshell_proxy.policy import (
+    Intent,
+    Policy,
+    PolicyError,
+    Request,
+    TargetError,
+    canonical_path,
+    load_policy,
+    parse_query,
+)
+from openshell_proxy.policy.model import Enforcement
+from openshell_proxy.settings import SettingsError, read_settings
+
+REFUSED = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 done, 1 failed, 2 the input or what it asks for is refused."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except SettingsError as error:
+        print(f"openshell-proxy: {error}", file=sys.stderr)
+        return REFUSED
+    except OSError as error:
+        print(f"openshell-proxy: {error.filename or 'the sidecar'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("openshell-proxy", description="The sidecar that is a sandbox's only way out.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    command("serve", "Serve the sandbox that the environment describes.").set_defaults(run=_serve)
+    check = command("check-policy", "Judge a policy file; print what is wrong with it, line by line.")
+    check.add_argument("file", help="a policy file, or - for standard input")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.set_defaults(run=_check_policy)
+    explain = command("explain", "Tell what a policy decides about one request, and which rule decided.")
+    explain.add_argument("file", help="a policy file, or - for standard input")
+    explain.add_argument("method")
+    explain.add_argument("url")
+    explain.set_defaults(run=_explain)
+    authority = command("authority", "Make a certificate authority.")
+    authority.add_argument("action", choices=["new"], help="print a new key and certificate in PEM")
+    authority.set_defaults(run=_authority)
+    command("status", "Print the living sidecar's status as JSON.").set_defaults(run=_status)
+    command("reload", "Make the living sidecar read its configuration again.").set_defaults(run=_reload)
+    command("version", "Print the version.").set_defaults(run=_version)
+    return parser
+
+
+def _serve(_options: argparse.Namespace) -> int:
+    from openshell_proxy.server import serve
+
+    return serve(read_settings(os.environ))
+
+
+def _load(file: str) -> Policy:
+    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    enforcement: Enforcement = "audit" if os.environ.get("OPENSHELL_DEFAULT_ENFORCEMENT") == "audit" else "enforce"
+    if not text.strip():
+        from openshell_proxy.policy import deny_all
+
+        return deny_all()
+    return load_policy(text, source="policy" if file == "-" else file, default_enforcement=enforcement)
+
+
+def _check_policy(options: argparse.Namespace) -> int:
+    errors: list[str] = []
+    notices: list[str] = []
+    digest = ""
+    try:
+        policy = _load(options.file)
+        notices, digest = list(policy.notices), policy.digest
+    except UnicodeDecodeError:
+        errors = [f"{options.file}:1: the policy is not UTF-8"]
+    except PolicyError as error:
+        errors = list(error.errors)
+    if options.json:
+        print(json.dumps({"ok": not errors, "errors": errors, "notices": notices, "digest": digest}))
+    else:
+        for line in errors:
+            print(line)
+        for line in notices:
+            print(f"notice: {line}")
+        print("refused" if errors else "ok")
+    return REFUSED if errors else 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    try:
+        policy = _load(options.file)
+        parts = urlsplit(options.url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        host = (parts.hostname or "").rstrip(".")
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        encoded = policy.decide(Intent(host, port)).allow_encoded_slash
+        path, query = canonical_path(target, allow_encoded_slash=encoded)
+        decision = policy.decide(Intent(host, port, Request(options.method.upper(), path, parse_query(query))))
+    except (PolicyError, TargetError, ValueError) as error:
+        print(f"refused: {error}")
+        return REFUSED
+    told = {key: value for key, value in dataclasses.asdict(decision).items() if key in ("policy", "rule", "layer")}
+    verdict = "audit" if decision.audited else "allow" if decision.allowed else "deny"
+    print(f"{verdict} {options.method.upper()} {host}:{port}{path}")
+    for name, value in told.items():
+        print(f"{name}: {value or '-'}")
+    if decision.reason:
+        print(f"reason: {decision.reason}")
+    return 0 if decision.allowed else REFUSED
+
+
+def _authority(_options: argparse.Namespace) -> int:
+    sys.stdout.write(new_authority().decode("ascii"))
+    return 0
+
+
+def _control_socket() -> Path:
+    return Path(os.environ.get("OPENSHELL_RUN_DIR") or "/run/openshell") / "control.sock"
+
+
+def _status(_options: argparse.Namespace) -> int:
+    from openshell_proxy.control import ask
+
+    _, answer = ask(_control_socket(), "GET", "/status")
+    print(json.dumps(answer))
+    return 0
+
+
+def _reload(_options: argparse.Namespace) -> int:
+    from openshell_proxy.control import ask
+
+    status, answer = ask(_control_socket(), "POST", "/reload")
+    print(json.dumps(answer))
+    return 0 if status == 200 else REFUSED
+
+
+def _version(_options: argparse.Namespace) -> int:
+    print(__version__)
+    return 0

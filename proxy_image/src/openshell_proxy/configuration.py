@@ -1,0 +1,114 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The sidecar's configuration files, read again on request; what cannot be used never replaces what works."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+from openshell_proxy import __version__
+from openshell_proxy.authority import bundle, upstream_context
+from openshell_proxy.pipeline import Generation
+from openshell_proxy.policy import Policy, PolicyError, deny_all, load_policy
+from openshell_proxy.settings import Settings
+
+SYSTEM_ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes; an absent one is empty."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 as hexadecimal digits; "" for nothing."""
+    return hashlib.sha256(data).hexdigest() if data else ""
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
+    """Put *text* at *path* so that a reader sees the old file or the new one, never half."""
+    partial = path.with_name(path.name + ".part")
+    with open(partial, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        os.fchmod(handle.fileno(), mode)
+    os.replace(partial, path)
+
+
+@dataclasses.dataclass(slots=True)
+class Configuration:
+    """Loads generations and tells about them. ``error`` says why the files as last read are not in force."""
+
+    settings: Settings
+    generation: Generation | None = None
+    error: str = ""
+    read_policy_digest: str = ""
+    read_upstream_ca_digest: str = ""
+
+    def load(self) -> Generation:
+        """The generation to serve: the files' if they are good, else the last good one, else one that denies all."""
+        policy_bytes = read_bytes(self.settings.policy_file)
+        upstream_bytes = read_bytes(self.settings.upstream_ca_file)
+        self.read_policy_digest = digest(policy_bytes)
+        changed_trust = self.generation is None or digest(upstream_bytes) != self.read_upstream_ca_digest
+        self.read_upstream_ca_digest = digest(upstream_bytes)
+        self.error = ""
+        tls = self._trust(upstream_bytes) if changed_trust or self.generation is None else self.generation.tls
+        policy = self._policy(policy_bytes)
+        number = self.generation.number + 1 if self.generation else 1
+        self.generation = Generation(number, policy, tls)
+        return self.generation
+
+    def _policy(self, data: bytes) -> Policy:
+        try:
+            if not data.strip():
+                return deny_all()
+            text = data.decode("utf-8")
+            return load_policy(text, source="policy", default_enforcement=self.settings.default_enforcement)
+        except UnicodeDecodeError:
+            self.error = "policy:1: the policy is not UTF-8"
+        except PolicyError as error:
+            self.error = str(error)
+        return self.generation.policy if self.generation else deny_all()
+
+    def _trust(self, data: bytes) -> ssl.SSLContext:
+        try:
+            return upstream_context(data.decode("ascii", "ignore") if data.strip() else "")
+        except ssl.SSLError as error:
+            self.error = f"the upstream CA bundle is not PEM certificates: {error.reason}"
+        return self.generation.tls if self.generation else upstream_context("")
+
+    def trust_bundle(self, authority: bytes) -> str:
+        """What replaces a tool's trust store in the agent: system roots and our authority."""
+        return bundle(read_bytes(SYSTEM_ROOTS).decode("ascii", "ignore"), authority.decode("ascii"))
+
+    def sentinel(self) -> str:
+        """The content of ``.ready``, which the collection waits for."""
+        assert self.generation is not None
+        return json.dumps({"started_ticks": started_ticks(), "pid": os.getpid(), **self.report()}) + "\n"
+
+    def report(self) -> dict[str, Any]:
+        assert self.generation is not None
+        return {
+            "version": __version__,
+            "generation": self.generation.number,
+            "policy_digest": self.generation.policy.digest,
+            "read_policy_digest": self.read_policy_digest,
+            "read_upstream_ca_digest": self.read_upstream_ca_digest,
+            "policy_error": self.error,
+        }
+
+
+def started_ticks() -> int:
+    """When this process started, in clock ticks after boot: proc(5), stat, field 22."""
+    return int(Path("/proc/self/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[19])

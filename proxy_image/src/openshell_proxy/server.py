@@ -1,0 +1,150 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The sidecar's process: configuration, listeners, readiness, reload, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import uvloop
+
+from openshell_proxy import __version__
+from openshell_proxy.audit import Audit
+from openshell_proxy.authority import Authority, AuthorityError
+from openshell_proxy.configuration import Configuration, write_atomically
+from openshell_proxy.control import serve_control
+from openshell_proxy.destination import Guard, connected_networks
+from openshell_proxy.entrances import gateway_forward
+from openshell_proxy.entrances.listener import Connections, Listener, proxy_port
+from openshell_proxy.pipeline import Pipeline
+from openshell_proxy.resolver import Resolver
+from openshell_proxy.settings import GATEWAY_PORT, PROXY_PORT, Settings
+
+DRAIN_SECONDS = 0.4
+
+
+class StartError(Exception):
+    """The sidecar cannot serve; one sentence."""
+
+
+class Sidecar:
+    """One sidecar from start to stop. ``guard`` and ``ports`` are for tests, which have no sandbox around them."""
+
+    def __init__(
+        self, settings: Settings, guard: Guard | None = None, ports: Sequence[int] = (PROXY_PORT, GATEWAY_PORT),
+        stdout: Any = None,
+    ) -> None:  # fmt: skip
+        self.settings = settings
+        self.ready_file = settings.tls_dir / ".ready"
+        self.ready_file.unlink(missing_ok=True)  # one from before a crash or a reboot must not count
+        try:
+            self.authority = Authority(settings.authority.read_bytes())
+        except (OSError, AuthorityError) as error:
+            raise StartError(f"no certificate authority: {getattr(error, 'strerror', None) or error}") from None
+        self.configuration = Configuration(settings)
+        file = settings.audit_file if settings.audit_file.parent.is_dir() else None
+        self.audit = Audit(settings.sandbox, file, stdout)
+        guard = guard or Guard(own_networks=connected_networks(), resolver=Resolver())
+        self.pipeline = Pipeline(self.configuration.load(), guard, self.audit, settings.limits)
+        self.connections = Connections(settings.limits.connections)
+        self.listeners: list[Listener] = []
+        self.ports = ports
+        self.started = time.time()
+
+    async def start(self) -> None:
+        """Bind everything, then say so. Raises :class:`StartError`."""
+        pipeline, settings = self.pipeline, self.settings
+        serves = (
+            proxy_port(pipeline, self.authority),
+            lambda sock: gateway_forward.serve(pipeline, sock, settings.gateway),
+        )
+        try:
+            for port, serve in zip(self.ports, serves, strict=True):
+                address = (settings.proxy_ip, port)
+                self.listeners.append(Listener(address, settings.agent_ip, serve, self.audit, self.connections))
+            self.runner = await serve_control(settings.control_socket, self.status, self.reload)
+        except OSError as error:
+            self._close_listeners()
+            raise StartError(f"cannot listen at {settings.proxy_ip}: {error.strerror}") from None
+        for listener in self.listeners:
+            listener.begin()
+        self._publish()
+        self.audit.lifecycle("started", **self.configuration.report())
+
+    def _publish(self) -> None:
+        certificate = self.authority.certificate_pem
+        write_atomically(self.settings.tls_dir / "ca.pem", certificate.decode("ascii"))
+        write_atomically(self.settings.tls_dir / "ca-bundle.pem", self.configuration.trust_bundle(certificate))
+        write_atomically(self.ready_file, self.configuration.sentinel())
+
+    def reload(self) -> dict[str, Any]:
+        """Read the configuration again; a bad one leaves the generation's policy as it was."""
+        self.pipeline.replace(self.configuration.load())
+        write_atomically(self.ready_file, self.configuration.sentinel())
+        report = self.configuration.report()
+        self.audit.lifecycle("policy refused" if report["policy_error"] else "policy loaded", **report)
+        return report
+
+    def status(self) -> dict[str, Any]:
+        """What ``openshell-proxy status`` prints."""
+        return {
+            **self.configuration.report(),
+            "requests_allowed": self.audit.allowed,
+            "requests_denied": self.audit.denied,
+            "audit_lines_dropped": self.audit.dropped,
+            "connections": len(self.connections.tasks),
+            "uptime_seconds": int(time.time() - self.started),
+            "started": int(self.started),
+        }
+
+    async def stop(self) -> None:
+        """No longer ready, no new connection, a moment for those under way, then the end: within a second."""
+        self.ready_file.unlink(missing_ok=True)
+        self._close_listeners()
+        if self.connections.tasks:
+            await asyncio.wait(self.connections.tasks, timeout=DRAIN_SECONDS)
+        tasks = list(self.connections.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=0.1)
+        self.pipeline.pool.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.runner.cleanup(), 0.1)
+        self.audit.lifecycle("stopped")
+        self.audit.close()
+
+    def _close_listeners(self) -> None:
+        for listener in self.listeners:
+            listener.close()
+        self.listeners.clear()
+
+
+async def _run(settings: Settings) -> None:
+    sidecar = Sidecar(settings)
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await sidecar.start()
+    loop.add_signal_handler(signal.SIGHUP, sidecar.reload)
+    await stopping.wait()
+    await sidecar.stop()
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; the process's exit code."""
+    try:
+        uvloop.run(_run(settings))
+    except StartError as error:
+        print(f"openshell-proxy {__version__}: {error}", file=sys.stderr)
+        return 1
+    return 0
