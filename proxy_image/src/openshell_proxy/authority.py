@@ -36,7 +36,7 @@ class AuthorityError(Exception):
 def new_authority(name: str = "OpenShell Sandbox CA", days: int = AUTHORITY_DAYS) -> bytes:
     """Key and self-signed certificate of a new authority: one PEM text, EC P-256."""
     key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     subject = x509.Name(
         [x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "OpenShell")]
     )
@@ -104,7 +104,7 @@ class Authority:
 
     def context(self, host: str) -> ssl.SSLContext:
         """A server context with a valid leaf for *host*, which must also be what the client's SNI says, if any."""
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         found = self._contexts.get(host)
         if found is not None and found[0] > now:
             self._contexts.move_to_end(host)
@@ -126,7 +126,7 @@ class Authority:
             same = name is None or name.lower().rstrip(".") == host
             return None if same else int(ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
 
-        context.sni_callback = named  # type: ignore[assignment]
+        context.sni_callback = named
         return context
 
     def _leaf(self, host: str, now: datetime.datetime) -> bytes:
@@ -150,9 +150,7 @@ class Authority:
             .add_extension(_key_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority_id), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority_id), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         return leaf.public_bytes(serialization.Encoding.PEM)

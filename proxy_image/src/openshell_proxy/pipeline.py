@@ -91,5 +91,12 @@ def _denied(intent: Intent, decision: Decision) -> Refusal:
         return denied_connection(intent.host, intent.port, decision.reason)
     asked = intent.request
     return denied_request(
-        asked.method, intent.host, intent.port, asked.path, decision.policy, decision.rule, decision.layer, decision.reason
+        asked.method,
+        intent.host,
+        intent.port,
+        asked.path,
+        decision.policy,
+        decision.rule,
+        decision.layer,
+        decision.reason,
     )

@@ -54,7 +54,9 @@ def denied_destination(what: str, host: str, port: int, reason: str) -> Refusal:
     return Refusal(403, "ssrf_denied", f"{what} {host}:{port} blocked: {reason}", more=more)
 
 
-def denied_request(method: str, host: str, port: int, path: str, policy: str, rule: str, layer: str, reason: str) -> Refusal:
+def denied_request(
+    method: str, host: str, port: int, path: str, policy: str, rule: str, layer: str, reason: str
+) -> Refusal:
     """A refusal of one request, by an endpoint's rules (l7) or because no endpoint allows the host (l4)."""
     where = {"method": method, "path": path, "host": host, "port": port}
     more: dict[str, Any] = {"reason": reason, "policy": policy, "rule": rule or f"{method} {path}", "layer": layer}

@@ -84,7 +84,11 @@ class Requests:
         """Until the client leaves, is refused, or stays silent."""
         task = asyncio.current_task()
         assert task is not None
-        self.client.on_lost = task.cancel
+
+        def gone() -> None:
+            task.cancel()
+
+        self.client.on_lost = gone
         seconds = first_seconds
         try:
             while (head := await self._next_head(seconds)) is not None and await self._one(head):

@@ -21,7 +21,9 @@ def conflicts(endpoints: list[Endpoint]) -> list[str]:
             broad.append(endpoint)
     found: list[str] = []
     for group in exact.values():
-        found += [text for index, left in enumerate(group) for right in group[index + 1 :] if (text := _conflict(left, right))]
+        found += [
+            text for index, left in enumerate(group) for right in group[index + 1 :] if (text := _conflict(left, right))
+        ]
     for index, left in enumerate(broad):
         others = [*broad[index + 1 :], *(endpoint for group in exact.values() for endpoint in group)]
         found += [text for right in others if (text := _conflict(left, right))]

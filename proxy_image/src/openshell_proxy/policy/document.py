@@ -80,11 +80,11 @@ class Reader:
             return None
         loader = yaml.SafeLoader("")
         try:
-            return loader.construct_object(node)  # type: ignore[no-untyped-call]
+            return loader.construct_object(node)
         except yaml.YAMLError:
             return node.value
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
 
     def text(self, node: yaml.Node | None, what: str, default: str = "") -> str:
         if node is None:

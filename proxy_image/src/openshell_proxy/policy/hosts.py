@@ -25,9 +25,7 @@ def check_host_pattern(pattern: str) -> None:
     if pattern in ("*", "**"):
         raise HostPatternError(f"host wildcard '{pattern}' matches everything; name a domain")
     if len(labels) <= 2:
-        raise HostPatternError(
-            f"TLD wildcard '{pattern}' is not allowed; use subdomain wildcards like '*.example.com'"
-        )
+        raise HostPatternError(f"TLD wildcard '{pattern}' is not allowed; use subdomain wildcards like '*.example.com'")
     if "" in labels or any(char in pattern for char in "?[]{}\\"):
         raise HostPatternError(f"invalid host wildcard '{pattern}': empty labels and ? [ {{ are not possible")
     if "**" in labels[0] and labels[0] != "**":

@@ -93,9 +93,7 @@ def _resolve(decoded: bytes) -> str:
 
 
 def _encode(segment: bytes) -> str:
-    return "".join(
-        "%2F" if byte == 0 else chr(byte) if byte in _LITERAL else f"%{byte:02X}" for byte in segment
-    )
+    return "".join("%2F" if byte == 0 else chr(byte) if byte in _LITERAL else f"%{byte:02X}" for byte in segment)
 
 
 def parse_query(raw: str) -> dict[str, tuple[str, ...]]:

@@ -58,7 +58,10 @@ PRESETS = {
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "*")
 
 # Entries that overlap these can never be allowed (spec 1.14).
-NEVER_ALLOWED = [ipaddress.ip_network(net) for net in ("127.0.0.0/8", "169.254.0.0/16", "0.0.0.0/32", "::1/128", "::/128", "fe80::/10")]
+NEVER_ALLOWED = [
+    ipaddress.ip_network(net)
+    for net in ("127.0.0.0/8", "169.254.0.0/16", "0.0.0.0/32", "::1/128", "::/128", "fe80::/10")
+]
 
 
 def read_policy(reader: Reader, text: str, default_enforcement: Enforcement) -> list[Endpoint]:
@@ -91,12 +94,16 @@ def _read_static(reader: Reader, top: dict[str, yaml.Node]) -> None:
         for key, item in section.items():
             value = str(reader.value(item))
             if value != "sandbox" and not (value.isascii() and value.isdigit() and 1 <= int(value) <= 4294967294):
-                reader.error(item, f"{key} must be 'sandbox' or a numeric UID/GID in range [1, 4294967294], got '{value}'")
+                reader.error(
+                    item, f"{key} must be 'sandbox' or a numeric UID/GID in range [1, 4294967294], got '{value}'"
+                )
     if (node := top.get("network_middlewares")) is not None and reader.mapping(node, "network_middlewares"):
         reader.error(node, "network_middlewares are not supported yet; remove them")
     for name in ("filesystem_policy", "landlock", "process"):
         if name in top:
-            reader.notice(top[name], f"{name} is for the supervisor inside the sandbox, which is not part of this version")
+            reader.notice(
+                top[name], f"{name} is for the supervisor inside the sandbox, which is not part of this version"
+            )
 
 
 def _check_path(reader: Reader, node: yaml.Node, key: str) -> None:
@@ -117,7 +124,9 @@ def _read_policy(reader: Reader, key: str, node: yaml.Node, default: Enforcement
         reader.error(node, f"network policy '{key}': names beginning with _provider_ are reserved")
     reader.text(section.get("name"), "name")
     if "binaries" in section:
-        reader.notice(section["binaries"], f"network policy '{key}': binaries is ignored; every program inside may use it")
+        reader.notice(
+            section["binaries"], f"network policy '{key}': binaries is ignored; every program inside may use it"
+        )
     return [
         endpoint
         for item in reader.items(section.get("endpoints"), "endpoints")
@@ -157,7 +166,9 @@ class _EndpointReader:
             allow_encoded_slash=self.reader.boolean(self.keys.get("allow_encoded_slash"), "allow_encoded_slash"),
         )
         if endpoint.tls == "skip" and protocol:
-            self.reader.error(self.keys["tls"], "tls: skip hides the requests that protocol: rest would judge; choose one")
+            self.reader.error(
+                self.keys["tls"], "tls: skip hides the requests that protocol: rest would judge; choose one"
+            )
         if not host and not endpoint.allowed_ips:
             self.reader.error(self.node, "endpoint host must not be empty unless allowed_ips constrains it")
         return endpoint if len(self.reader.errors) == before else None
@@ -188,7 +199,9 @@ class _EndpointReader:
     def _protocol(self) -> str:
         protocol = self.reader.text(self.keys.get("protocol"), "protocol")
         if protocol in PROTOCOLS_LATER:
-            self.reader.error(self.keys["protocol"], f"protocol '{protocol}' is not supported yet; this version knows rest")
+            self.reader.error(
+                self.keys["protocol"], f"protocol '{protocol}' is not supported yet; this version knows rest"
+            )
         elif protocol not in ("", "rest"):
             known = ", ".join(("rest", *PROTOCOLS_LATER))
             self.reader.error(self.keys["protocol"], f"unknown protocol '{protocol}'; known are {known}")
