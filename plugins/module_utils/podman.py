@@ -76,15 +76,18 @@ class Podman:
 
     # -- running -----------------------------------------------------------------------------------------------
 
+    def command(self) -> List[str]:
+        """The words before a subcommand."""
+        return [self.executable, *(["--runtime", self.runtime] if self.runtime else [])]
+
     def run(
         self, args: Sequence[str], stdin: bytes | None = None, check: bool = True, timeout: float | None = 600
     ) -> Result:
         """Run ``podman ARGS`` without a shell; *stdin* is where secrets travel. Raises :class:`PodmanError`."""
-        runtime = ["--runtime", self.runtime] if self.runtime else []
         command = next((word for word in args if not word.startswith("-")), "")
         try:
             done = subprocess.run(
-                [self.executable, *runtime, *args],
+                [*self.command(), *args],
                 input=stdin if stdin is not None else b"",
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

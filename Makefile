@@ -1,0 +1,46 @@
+# The commands of this project. Each does its own set-up.
+SHELL := bash
+PLAYBOOK := .venv/bin/ansible-playbook
+NAME ?= demo
+CASES ?= tests/conformance/cases.jsonl
+
+.PHONY: help bootstrap bootstrap-dev sandbox test test-quick lint types unit conformance integration clean-host
+
+help: ## show these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+bootstrap:
+	@scripts/bootstrap.sh
+
+bootstrap-dev:
+	@scripts/bootstrap.sh dev
+
+sandbox: bootstrap ## make sandbox NAME=demo: create a sandbox and prove it
+	@$(PLAYBOOK) playbooks/create_sandbox.yml -e sandbox_name=$(NAME) -e openshell_allow_host_registries=true
+	@scripts/prove.sh $(NAME)
+	@echo "Enter it with: podman exec -it openshell-agent-$(NAME) bash"
+
+test: test-quick integration ## everything that CI runs
+
+test-quick: lint types unit conformance ## lint, types, unit, conformance
+
+lint: bootstrap-dev ## ruff, yamllint
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/yamllint -s .
+
+types: bootstrap-dev ## mypy --strict
+	@MYPYPATH=proxy_image/src .venv/bin/mypy proxy_image/src/openshell_proxy
+	@MYPYPATH=playbooks/collections .venv/bin/mypy -p ansible_collections.openshell.sandbox.plugins
+
+unit: bootstrap-dev ## unit tests of the collection and of the proxy
+	@PYTHONPATH=proxy_image/src:playbooks/collections .venv/bin/pytest tests/unit
+
+conformance: bootstrap-dev ## make conformance CASES=FILE: policy and protocol cases through the real engine
+	@PYTHONPATH=proxy_image/src .venv/bin/python tests/conformance/run.py $(CASES)
+
+integration: bootstrap-dev ## real Podman, real clients
+	@.venv/bin/pytest tests/integration
+
+clean-host: ## remove everything of this project from the machine
+	@scripts/clean_host.sh

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Install what a fresh machine lacks: Podman and its parts, and a virtual environment from a lock file.
+# Usage: bootstrap.sh [dev]     dev adds what the tests need
+set -euo pipefail
+cd "$(dirname "$0")/.."
+lock=requirements.lock
+[[ ${1:-} == dev ]] && lock=requirements-dev.lock
+as_root() { if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi; }
+say() { printf '==> %s\n' "$*" >&2; }
+
+install_packages() {
+    if command -v apt-get >/dev/null; then
+        local missing=() package
+        for package in podman netavark aardvark-dns uidmap slirp4netns fuse-overlayfs catatonit crun runc iptables \
+            mmdebstrap python3 python3-venv git openssh-client; do
+            [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
+        done
+        [[ ${#missing[@]} == 0 ]] && return
+        say "installing ${missing[*]}"
+        as_root apt-get update -qq
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+    elif command -v dnf >/dev/null; then
+        local wanted=(podman netavark crun slirp4netns fuse-overlayfs catatonit python3 git-core openssh-clients)
+        rpm -q "${wanted[@]}" >/dev/null 2>&1 && return
+        say "installing ${wanted[*]}"
+        as_root dnf install -q -y "${wanted[@]}"
+    else
+        say "this machine has neither apt-get nor dnf; install Podman 4.3 or newer, Python 3.11 or newer and git yourself"
+        exit 1
+    fi
+}
+
+make_environment() {
+    local stamp
+    stamp=$(sha256sum "$lock" | cut -d' ' -f1)
+    [[ $(cat .venv/.lock 2>/dev/null) == "$stamp" ]] && return
+    # The larger set holds the smaller one.
+    [[ $lock == requirements.lock && -e .venv/.dev && -x .venv/bin/ansible-playbook ]] && return
+    say "making .venv from $lock"
+    rm -rf .venv
+    python3 -m venv .venv
+    .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+    echo "$stamp" >.venv/.lock
+    if [[ $lock == requirements-dev.lock ]]; then touch .venv/.dev; fi
+}
+
+install_packages
+make_environment
