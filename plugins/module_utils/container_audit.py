@@ -126,7 +126,7 @@ def capability_mask(capabilities: Sequence[str]) -> int:
 
 
 def _mapping(spec: ContainerSpec) -> List[str] | None:
-    return None if spec.uid_base is None else [f"0:{spec.uid_base}:{UID_RANGE}"]
+    return None if not spec.uid_base else [f"0:{spec.uid_base}:{UID_RANGE}"]
 
 
 def _oci_config(inspected: Json) -> Json | None:

@@ -59,7 +59,8 @@ class Secret:
 class ContainerSpec:
     """One container of a sandbox. ``image`` is an id; ``memory`` in Podman's form (4g); ``cpus`` a decimal number.
 
-    ``uid_base`` is the host id of uid 0 inside; None means rootless, where the user's own uid is left out of the map.
+    ``uid_base`` is the host id of uid 0 inside; None means rootless, where the user's own uid is left out of the map,
+    and 0 means no user namespace of its own: Podman 4.3 does not restart (``restart``) a container that has one.
     ``files`` (path → text) are put into the container's file system after it was created and before it starts.
     """
 
@@ -122,12 +123,17 @@ class ContainerSpec:
         """The user's and our labels; ours win."""
         return {**self.labels, LABEL_MANAGED: "true", LABEL_ROLE: self.role, LABEL_SPEC: self.digest}
 
-    def _isolation(self) -> List[str]:
+    def _user_namespace(self) -> List[str]:
+        if self.uid_base is None:
+            return ["--userns=nomap"]
         mapping = f"0:{self.uid_base}:{UID_RANGE}"
+        return ["--uidmap", mapping, "--gidmap", mapping] if self.uid_base else []
+
+    def _isolation(self) -> List[str]:
         return [
             *("--cap-drop", "ALL", *_pairs("--cap-add", self.capabilities)),
             *("--security-opt", "no-new-privileges"),
-            *(["--userns=nomap"] if self.uid_base is None else ["--uidmap", mapping, "--gidmap", mapping]),
+            *self._user_namespace(),
             *("--ipc", "private"),
             *(["--read-only", "--read-only-tmpfs=false"] if self.read_only else []),
             "--http-proxy=false",  # Podman would copy the host's own proxy settings, credentials included

@@ -101,13 +101,12 @@ def is_ours(labels: Mapping[str, str] | None) -> bool:
     return bool(labels) and (labels or {}).get(LABEL_MANAGED) == "true"
 
 
-def uid_bases(subnet: str) -> Tuple[int, int]:
-    """Host uid (and gid) on which uid 0 of (sidecar, agent) of the sandbox with this *subnet* lies.
+def agent_uid_base(subnet: str) -> int:
+    """Host uid (and gid) on which uid 0 of the agent of the sandbox with this *subnet* lies.
 
     Podman gives every network its own subnet, so the subnet's number is a slot that no living sandbox of the host
     shares: root inside is nobody outside, and two sandboxes are two different nobodies.
     """
     network = ipaddress.ip_network(subnet)
     slot = (int(network.network_address) >> (network.max_prefixlen - network.prefixlen)) % UID_SLOTS
-    base = UID_BASE_FIRST + slot * 2 * UID_RANGE
-    return base, base + UID_RANGE
+    return UID_BASE_FIRST + slot * UID_RANGE

@@ -59,10 +59,6 @@ agent_ip:
   returned: success
   type: str
   sample: 10.89.5.3
-proxy_uid_base:
-  description: Host uid of uid 0 in the sidecar; -1 when Podman runs rootless.
-  returned: success
-  type: int
 agent_uid_base:
   description: Host uid of uid 0 in the agent; -1 when Podman runs rootless.
   returned: success
@@ -90,7 +86,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Po
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import (
     LABEL_UID_BASE,
     SandboxNames,
-    uid_bases,
+    agent_uid_base,
 )
 
 # Documentation addresses (RFC 5737) stand for what is not known before the network exists.
@@ -107,13 +103,12 @@ def addresses(subnet: str) -> Dict[str, str]:
 
 
 def user_ids(podman: Podman, names: SandboxNames, subnet: str) -> Dict[str, int]:
-    """Host ids of the two user namespaces; a kept workspace keeps the ids that own its files."""
+    """Host ids of the agent's user namespace; a kept workspace keeps the ids that own its files."""
     if podman.rootless:
-        return {"proxy_uid_base": -1, "agent_uid_base": -1}
-    proxy, agent = uid_bases(subnet)
+        return {"agent_uid_base": -1}
     workspace = podman.volume(names.workspace_volume)
     kept = ((workspace or {}).get("Labels") or {}).get(LABEL_UID_BASE, "")
-    return {"proxy_uid_base": proxy, "agent_uid_base": int(kept) if kept.isdigit() else agent}
+    return {"agent_uid_base": int(kept) if kept.isdigit() else agent_uid_base(subnet)}
 
 
 def converge(module: AnsibleModule) -> Dict[str, Any]:

@@ -47,9 +47,10 @@ options:
     type: str
     required: true
   uid_base:
-    description: Host uid of uid 0 inside; -1 when Podman runs rootless.
+    description:
+      - Host uid of uid 0 inside; -1 when Podman runs rootless; 0 for no user namespace of its own.
     type: int
-    required: true
+    default: 0
   networks:
     description: Further networks on which the container may be (the bridge, for the sidecar).
     type: list
@@ -258,7 +259,7 @@ OPTIONS: Dict[str, Dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "started", "stopped"], "default": "started"},
     "image": {"type": "str", "required": True},
     "ip": {"type": "str", "required": True},
-    "uid_base": {"type": "int", "required": True},
+    "uid_base": {"type": "int", "default": 0},
     "networks": {"type": "list", "elements": "str", "default": []},
     "dns": {"type": "list", "elements": "str", "required": True},
     "env": {"type": "dict", "default": {}},

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from openshell_proxy.relay.stream import HIGH_WATER
 
@@ -23,11 +24,10 @@ class PipeEnd(asyncio.Protocol):
         self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(HIGH_WATER)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self.transport.set_write_buffer_limits(HIGH_WATER)
         if self.other.transport is None:
-            transport.pause_reading()  # nobody to send to yet
+            self.transport.pause_reading()  # nobody to send to yet
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)

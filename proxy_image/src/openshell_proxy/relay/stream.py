@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 HIGH_WATER = 262_144
 
@@ -41,10 +42,9 @@ class Stream(asyncio.Protocol):
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(HIGH_WATER)
-        self._half_closes = transport.can_write_eof()
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self.transport.set_write_buffer_limits(HIGH_WATER)
+        self._half_closes = self.transport.can_write_eof()
         self.connected.set()
 
     def data_received(self, data: bytes) -> None:
