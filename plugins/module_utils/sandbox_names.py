@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
-from typing import Dict, Mapping, Tuple
+from typing import Dict, Mapping
 
 BRIDGE_NETWORK = "openshell"
 AUTHORITY_SECRET = "openshell-authority"
