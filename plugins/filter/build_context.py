@@ -48,7 +48,9 @@ def members(directory: str) -> List[str]:
     """Relative paths of the regular files below *directory*, sorted."""
     found: List[str] = []
     for parent, folders, files in os.walk(directory):
-        folders[:] = [one for one in folders if one not in LEFT_OUT and not one.startswith(".") and "egg-info" not in one]
+        folders[:] = [
+            one for one in folders if one not in LEFT_OUT and not one.startswith(".") and "egg-info" not in one
+        ]
         found += [os.path.relpath(os.path.join(parent, file), directory) for file in files if not file.startswith(".")]
     return sorted(found)
 

@@ -10,7 +10,6 @@ import os
 from typing import Any, Callable, Dict, Mapping
 
 import yaml
-
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.text.converters import to_native
 
@@ -82,6 +81,7 @@ def _with_entries(text: str, entries: Mapping[str, Any]) -> str:
         raise AnsibleFilterError("openshell_policy must hold a mapping with version and network_policies")
     for key, value in root.value:
         if key.value == "network_policies" and isinstance(value, yaml.MappingNode):
+            assert isinstance(added, yaml.MappingNode)
             value.value.extend(added.value)
             value.flow_style = False
             break

@@ -81,9 +81,18 @@ def bootstrap(podman: Podman, name: str, packages: Sequence[str]) -> None:
     suite = os_release()["VERSION_CODENAME"]
     slim = [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("man", "info", "locale", "groff", "lintian")]
     slim += ["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright"]
-    command = ["mmdebstrap", "--quiet", "--variant=essential", f"--include={','.join(packages)}", *slim, suite, "-", "-"]
+    command = [
+        "mmdebstrap",
+        "--quiet",
+        "--variant=essential",
+        f"--include={','.join(packages)}",
+        *slim,
+        suite,
+        "-",
+        "-",
+    ]
     environ = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    with subprocess.Popen(  # noqa: S603 - fixed program, checked arguments
+    with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
     ) as maker:
         assert maker.stdin is not None and maker.stdout is not None and maker.stderr is not None

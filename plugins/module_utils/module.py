@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNameError
 

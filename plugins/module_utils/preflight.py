@@ -21,7 +21,11 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     Podman,
     container_is_ours,
 )
-from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import BRIDGE_NETWORK, SandboxNames, is_ours
+from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import (
+    BRIDGE_NETWORK,
+    SandboxNames,
+    is_ours,
+)
 
 # What `apt-get install` or `dnf install` as root inside needs and no more; measured by the integration test.
 CAPABILITY_PRESETS: Dict[str, Tuple[str, ...]] = {
@@ -31,8 +35,23 @@ CAPABILITY_PRESETS: Dict[str, Tuple[str, ...]] = {
 # Capabilities that stay harmless in a user namespace of one's own without a route. NET_RAW and NET_ADMIN are not
 # here: raw IPv6 frames would reach the host's link-local address.
 ALLOWED_CAPABILITIES = frozenset(
-    "CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID SYS_CHROOT "
-    "SYS_NICE SYS_PTRACE AUDIT_WRITE".split()
+    [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "MKNOD",
+        "NET_BIND_SERVICE",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_CHROOT",
+        "SYS_NICE",
+        "SYS_PTRACE",
+        "AUDIT_WRITE",
+    ]
 )
 
 FORBIDDEN_SOURCES = (
@@ -116,11 +135,15 @@ def check_bridge_subnet(podman: Podman, subnet: str, host_networks: Iterable[str
     try:
         wanted = ipaddress.ip_network(subnet)
     except ValueError as error:
-        raise Refused(f"openshell_bridge_subnet '{subnet}' is not a subnet ({error}); use one like 10.90.0.0/16") from None
+        raise Refused(
+            f"openshell_bridge_subnet '{subnet}' is not a subnet ({error}); use one like 10.90.0.0/16"
+        ) from None
     present = podman.network(BRIDGE_NETWORK)
     own = [entry["subnet"] for entry in (present or {}).get("subnets") or []]
     if present is not None and subnet not in own:
-        raise Refused(f"network {BRIDGE_NETWORK} exists with subnet {', '.join(own)}; unset openshell_bridge_subnet or remove it")
+        raise Refused(
+            f"network {BRIDGE_NETWORK} exists with subnet {', '.join(own)}; unset openshell_bridge_subnet or remove it"
+        )
     others = [
         (entry["subnet"], f"Podman network {network['name']}")
         for network in podman.networks()
@@ -128,7 +151,7 @@ def check_bridge_subnet(podman: Podman, subnet: str, host_networks: Iterable[str
         for entry in network.get("subnets") or []
     ] + [(route, "a route of this host") for route in host_networks if route not in own]
     for other, owner in others:
-        if wanted.overlaps(ipaddress.ip_network(other, strict=False)):  # type: ignore[arg-type]
+        if wanted.overlaps(ipaddress.ip_network(other, strict=False)):
             raise Refused(f"openshell_bridge_subnet {subnet} overlaps {other} ({owner}); choose a free one")
 
 
@@ -151,7 +174,9 @@ def check_not_taken(podman: Podman, names: SandboxNames) -> None:
     """Refuse a name that something which is not ours uses already; nothing of others is ever changed."""
     for found in podman.containers([names.proxy, names.agent]):
         if not container_is_ours(found):
-            raise Refused(f"a container {found['Name']} exists and is not ours; remove it or choose another sandbox name")
+            raise Refused(
+                f"a container {found['Name']} exists and is not ours; remove it or choose another sandbox name"
+            )
     network = podman.network(names.network)
     if network is not None and not is_ours(network.get("labels")):
         raise Refused(f"a network {names.network} exists and is not ours; remove it or choose another sandbox id")
@@ -272,7 +297,9 @@ def upstream_ca_bundle(wanted: str, environ: Mapping[str, str]) -> str:
         return ""
     if wanted:
         if not _holds_certificates(wanted):
-            raise Refused(f"openshell_upstream_ca_bundle {wanted} is not a readable PEM file of certificates on this host")
+            raise Refused(
+                f"openshell_upstream_ca_bundle {wanted} is not a readable PEM file of certificates on this host"
+            )
         return wanted
     for variable in BUNDLE_VARIABLES:
         if _holds_certificates(environ.get(variable, "")):

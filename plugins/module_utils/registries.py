@@ -58,9 +58,7 @@ def apt_sites(run: Run) -> List[str]:
     return run(["apt-get", "indextargets", "--format", "$(REPO_URI)"]).split()
 
 
-_PIP_DEFAULTS = (
-    "from pip._internal.models.index import PyPI; import json; print(json.dumps([PyPI.simple_url, PyPI.file_storage_domain]))"
-)
+_PIP_DEFAULTS = "from pip._internal.models.index import PyPI; import json; print(json.dumps([PyPI.simple_url, PyPI.file_storage_domain]))"
 
 
 def pip_sites(run: Run, links: Callable[[str], List[str]]) -> Tuple[List[str], Dict[str, str]]:
@@ -133,5 +131,3 @@ def as_policy(registries: Registries) -> Dict[str, object]:
             for host, port in registries.endpoints
         ],
     }
-
-

@@ -79,7 +79,7 @@ def invariants(names: SandboxNames, agent: Json | None, proxy: Json | None) -> L
     ):
         if inspected is None:
             continue
-        drifts += audit_networks(inspected, {network: "" for network in networks})
+        drifts += audit_networks(inspected, dict.fromkeys(networks, ""))
         if is_running(inspected):
             drifts += audit_process(inspected["State"]["Pid"], capabilities)
     return [drift.as_dict() for drift in drifts]

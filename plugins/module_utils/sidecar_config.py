@@ -46,7 +46,7 @@ class Outcome:
 
 
 def read_current(podman: Podman, config: Config) -> Dict[str, str]:
-    """Name → text of the files as they lie on the volume; absent ones are "". """
+    """Name → text of the files as they lie on the volume; absent ones are ""."""
     mountpoint = volume_path(podman, config.volume)
     directory = os.path.join(mountpoint, os.path.basename(config.directory)) if mountpoint else ""
     return {name: _read(os.path.join(directory, name)) if directory else "" for name in config.files}

@@ -123,7 +123,6 @@ import os
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.openshell.sandbox.plugins.module_utils import preflight
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     ModuleFailure,

@@ -83,7 +83,6 @@ import json
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.openshell.sandbox.plugins.module_utils.base_image import (
     NoBase,
     bootstrap,

@@ -74,7 +74,6 @@ import ipaddress
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     ModuleFailure,
     client,

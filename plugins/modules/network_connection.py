@@ -56,7 +56,6 @@ networks:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import client, diff, new_module, run_module
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import container_networks, is_running
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import (

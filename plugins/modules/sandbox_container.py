@@ -238,7 +238,6 @@ created:
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.openshell.sandbox.plugins.module_utils import container_converge, sidecar_config
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import ContainerSpec, Secret, Volume
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
@@ -363,7 +362,7 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     names = SandboxNames.of(params["sandbox_name"], params["sandbox_id"])
     podman = client(module)
     spec = describe(params, names)
-    networks = {names.network: spec.ip, **{network: "" for network in params["networks"]}}
+    networks = {names.network: spec.ip, **dict.fromkeys(params["networks"], "")}
     running = RUNNING[params["state"]]
     missing = missing_volumes(podman, spec)
     created = [{"kind": "volume", "name": name} for name in missing]
@@ -397,9 +396,7 @@ def apply_config(
         return sidecar_config.Outcome(False, [])
     files = texts(params["config"])
     files.update({name: read_text(path) if path else "" for name, path in params["config_sources"].items()})
-    wanted = sidecar_config.Config(
-        files, params["config_directory"], params["config_volume"], params["config_uid"]
-    )
+    wanted = sidecar_config.Config(files, params["config_directory"], params["config_volume"], params["config_uid"])
     return sidecar_config.converge(
         podman, spec.name, names.tls_volume, wanted, params["config_timeout"], module.check_mode
     )

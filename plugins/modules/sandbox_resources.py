@@ -77,7 +77,6 @@ sidecar_log:
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import client, diff, new_module, run_module
 from ansible_collections.openshell.sandbox.plugins.module_utils.removal import (
     Item,
@@ -93,9 +92,7 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     params = module.params
     podman = client(module)
     SandboxNames.of(params["sandbox_name"], params["sandbox_id"])  # refuse what can never be ours
-    names = SandboxNames.of(
-        params["sandbox_name"], params["sandbox_id"] or known_id(podman, params["sandbox_name"])
-    )
+    names = SandboxNames.of(params["sandbox_name"], params["sandbox_id"] or known_id(podman, params["sandbox_name"]))
     present = items_of(podman, names)
     if params["only"] is not None:
         wanted = [Item(entry["kind"], entry["name"]) for entry in params["only"]]

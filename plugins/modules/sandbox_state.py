@@ -49,7 +49,6 @@ state:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_audit import audit_networks
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_converge import repair
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
@@ -105,7 +104,7 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     return {
         "changed": bool(changed),
         "state": params["state"],
-        "diff": diff({name: "differs" for name in changed}, {name: params["state"] for name in changed}, names.name),
+        "diff": diff(dict.fromkeys(changed, "differs"), dict.fromkeys(changed, params["state"]), names.name),
     }
 
 

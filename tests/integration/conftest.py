@@ -113,7 +113,7 @@ def _host_address() -> str:
 def _certificate(directory: Path, address: str) -> tuple[Path, str]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "integration test origin")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -147,8 +147,20 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Origin:
 def variables(origin: Origin) -> dict[str, object]:
     """What the suite's main sandbox is created with."""
     endpoints = [
-        {"host": origin.address, "port": origin.http, "protocol": "rest", "enforcement": "enforce", "access": "read-only"},
-        {"host": origin.address, "port": origin.https, "protocol": "rest", "enforcement": "enforce", "access": "read-only"},
+        {
+            "host": origin.address,
+            "port": origin.http,
+            "protocol": "rest",
+            "enforcement": "enforce",
+            "access": "read-only",
+        },
+        {
+            "host": origin.address,
+            "port": origin.https,
+            "protocol": "rest",
+            "enforcement": "enforce",
+            "access": "read-only",
+        },
     ]
     return {
         "sandbox_name": MAIN,

@@ -20,12 +20,16 @@ def test_pip_installs_a_package(sandbox: str) -> None:
 
 
 def test_npm_installs_a_package(sandbox: str) -> None:
-    done = inside(sandbox, "sh", "-c", "mkdir -p /sandbox/n && cd /sandbox/n && npm install --silent is-odd && ls node_modules")
+    done = inside(
+        sandbox, "sh", "-c", "mkdir -p /sandbox/n && cd /sandbox/n && npm install --silent is-odd && ls node_modules"
+    )
     assert "is-odd" in done.stdout, done.stderr + done.stdout
 
 
 def test_apt_installs_a_package(sandbox: str) -> None:
-    done = inside(sandbox, "sh", "-c", "apt-get update -q && apt-get install -qy --no-install-recommends tree && tree --version")
+    done = inside(
+        sandbox, "sh", "-c", "apt-get update -q && apt-get install -qy --no-install-recommends tree && tree --version"
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "tree v" in done.stdout
 

@@ -43,7 +43,9 @@ def bridge(network: str) -> str:
 
 
 def link_local(interface: str) -> str:
-    shown = subprocess.run(["ip", "-j", "-6", "addr", "show", "dev", interface], text=True, capture_output=True, check=True)
+    shown = subprocess.run(
+        ["ip", "-j", "-6", "addr", "show", "dev", interface], text=True, capture_output=True, check=True
+    )
     found = [one["local"] for entry in json.loads(shown.stdout) for one in entry["addr_info"]]
     return str(found[0])
 
