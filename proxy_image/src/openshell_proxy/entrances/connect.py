@@ -15,7 +15,7 @@ from openshell_proxy.audit import Event
 from openshell_proxy.authority import Authority
 from openshell_proxy.entrances.authority_form import parse_authority
 from openshell_proxy.entrances.peek import Kind, first_kind, readable
-from openshell_proxy.entrances.requests import Requests, within_tunnel
+from openshell_proxy.entrances.requests import LINGER_SECONDS, Requests, within_tunnel
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.policy import Decision, Intent
 from openshell_proxy.refusal import Refusal
@@ -91,9 +91,7 @@ class Tunnel:
         elif decision.inspects:
             detail = "the client speaks neither TLS nor HTTP/1.1, and the policy inspects requests"
             self._deny(event, detail, "l7")
-            refusal = Refusal(403, "unsupported_l7_protocol", detail)
-            await asyncio.get_running_loop().sock_sendall(self.sock, refusal.response())
-            self.sock.close()
+            await send_refusal(self.sock, Refusal(403, "unsupported_l7_protocol", detail))
         else:
             await self._blind(upstream or await self._dial_late(addresses, event), event)
 
@@ -161,6 +159,15 @@ class Tunnel:
         """Bytes both ways, unseen; a second line tells when it ended and how much it was."""
         await pipe_sockets(self.sock, upstream, event)
         self.pipeline.audit.ended(event)
+
+
+async def send_refusal(sock: socket.socket, refusal: Refusal) -> None:
+    """Send a refusal so that it arrives even though the client may still be sending, and close."""
+    client = Stream()
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock)
+    if not client.lost:
+        client.write(refusal.response())
+        await client.linger(LINGER_SECONDS)
 
 
 async def pipe_sockets(client: socket.socket, upstream: socket.socket, event: Event) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 
 from openshell_proxy.audit import Audit, Event
 from openshell_proxy.authority import Authority
-from openshell_proxy.entrances.connect import Tunnel
+from openshell_proxy.entrances.connect import Tunnel, send_refusal
 from openshell_proxy.entrances.peek import peek
-from openshell_proxy.entrances.requests import LINGER_SECONDS, Requests, absolute_form
+from openshell_proxy.entrances.requests import Requests, absolute_form
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.stream import Stream
@@ -106,13 +106,13 @@ def proxy_port(pipeline: Pipeline, authority: Authority) -> Serve:
             status = 400 if ended else 431
             refusal = Refusal(status, "invalid_request", "the head of the CONNECT is too large or has no end")
             pipeline.audit.event(Event("connect", False, "", 0, reason=refusal.detail, status=status))
-            await _answer(sock, refusal)
+            await send_refusal(sock, refusal)
         else:
             tunnel = Tunnel(pipeline, authority, sock, sock.recv(end))
             try:
                 await tunnel.serve()
             except Refusal as refusal:
-                await _answer(sock, refusal)
+                await send_refusal(sock, refusal)
 
     return serve
 
@@ -122,12 +122,3 @@ async def _requests(pipeline: Pipeline, sock: socket.socket) -> None:
     await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock)
     unknown = Origin("", 0, False)
     await Requests(pipeline, client, "forward", absolute_form, unknown).serve(pipeline.limits.first_head)
-
-
-async def _answer(sock: socket.socket, refusal: Refusal) -> None:
-    """Send a refusal so that it arrives even though the client may still be sending."""
-    client = Stream()
-    await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock)
-    if not client.lost:
-        client.write(refusal.response())
-        await client.linger(LINGER_SECONDS)

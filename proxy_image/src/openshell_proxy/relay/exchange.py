@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from openshell_proxy.audit import Event
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.http1 import (
-    NO_BODY,
     Body,
     Framing,
     Header,
@@ -191,12 +190,9 @@ class Exchange:
     def _framing(self, head: ResponseHead) -> Framing:
         try:
             head.connection_options()
-            framing = response_framing(head, self.head.method)
+            return response_framing(head, self.head.method)
         except ProtocolError as error:
             raise Refusal(502, "upstream_protocol_error", f"the destination's answer is bad: {error}") from None
-        if framing.kind == "none" and self.head.method != "HEAD" and head.status not in (204, 304):
-            return NO_BODY
-        return framing
 
     async def _relay_body(self, upstream: UpstreamStream, body: Body, pending: bytes) -> None:
         """Send *pending* and the body; every await is a place where back-pressure holds."""

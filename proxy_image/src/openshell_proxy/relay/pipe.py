@@ -20,6 +20,7 @@ class PipeEnd(asyncio.Protocol):
         self.other: PipeEnd = self
         self.transport: asyncio.Transport | None = None
         self.received = 0
+        self.early = bytearray()  # what came before there was anybody to send it to
         self.ended = False
         self.lost = False
 
@@ -27,11 +28,13 @@ class PipeEnd(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         self.transport.set_write_buffer_limits(HIGH_WATER)
         if self.other.transport is None:
-            self.transport.pause_reading()  # nobody to send to yet
+            self.transport.pause_reading()  # nobody to send to yet; a loop may still deliver what it has
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
-        if not self.other.lost and self.other.transport is not None:
+        if self.other.transport is None:
+            self.early += data
+        elif not self.other.lost:
             self.other.transport.write(data)
 
     def eof_received(self) -> bool:
@@ -71,6 +74,9 @@ class Pipe:
     def begin(self) -> None:
         """Both ends stand: let bytes flow."""
         for end in (self.client, self.upstream):
+            if end.early and end.other.transport is not None and not end.other.lost:
+                end.other.transport.write(bytes(end.early))
+                end.early.clear()
             if end.lost:
                 self.lost(end, None)
             elif end.transport is not None:
@@ -98,7 +104,7 @@ class Pipe:
                 other.transport.abort()
             else:
                 other.transport.close()
-        if other.lost or other.transport is None:
+        if other.lost:
             self.done.set()
 
     def abort(self) -> None:

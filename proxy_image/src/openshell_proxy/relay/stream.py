@@ -7,10 +7,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from typing import cast
 
 HIGH_WATER = 262_144
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class HeadTooLarge(Exception):
@@ -150,8 +153,11 @@ class Stream(asyncio.Protocol):
             self.transport.close()
 
     def abort(self) -> None:
-        """Reset: the peer must see that something is missing."""
-        if self.transport is not None:
+        """Reset: the peer must see that something is missing, also where the end of the connection is that of a body."""
+        if self.transport is not None and not self.lost:
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None:  # one that is closing already has none
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             self.transport.abort()
 
     async def linger(self, seconds: float) -> None:

@@ -1,0 +1,398 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Requests through the proxy, as tools see them: framing, reuse, errors, nothing half done (RFC 9110, RFC 9112)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from loopback import HOST, Client, World, answer, hello, read_request, reset, rest
+from openshell_proxy.settings import Limits
+
+
+def get(port: int, path: str = "/", method: str = "GET", *fields: str) -> bytes:
+    lines = [f"{method} http://{HOST}:{port}{path} HTTP/1.1", f"Host: {HOST}:{port}", *fields]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+async def test_absolute_form_reaches_the_origin_in_origin_form(world: World) -> None:
+    seen: list[tuple[str, dict[str, str], bytes]] = []
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await read_request(reader))
+        writer.write(answer())
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/a/../b?q=1", "GET", "Proxy-Authorization: Basic eDp5", "Proxy-Connection: x"))
+    assert (await client.response()).body == b"ok"
+    line, fields, _ = seen[0]
+    assert line == "GET /b?q=1 HTTP/1.1"
+    assert fields == {"host": f"{HOST}:{there.port}", "via": "1.1 openshell-sandbox"}
+
+
+async def test_each_request_of_a_connection_is_judged(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port, "read-only"))
+    client = await world.client()
+    await client.send(get(there.port, "/one"))
+    assert (await client.response()).status == 200
+    await client.send(get(there.port, "/two", "DELETE"))
+    refused = await client.response()
+    assert refused.status == 403
+    assert refused.json["error"] == "policy_denied"
+    assert there.connections == 1
+    messages = [one["message"] for one in await world.events() if one["class_uid"] == 4002]
+    place = f"{HOST}:{there.port}"
+    assert messages == [f"FORWARD allow GET {place}/one", f"FORWARD deny DELETE {place}/two"]
+
+
+async def test_pipelined_requests_are_answered_in_order(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/1") + get(there.port, "/2"))
+    assert b"/1" in (await client.response()).body
+    assert b"/2" in (await client.response()).body
+
+
+async def test_connections_to_the_origin_are_kept(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    for _ in range(3):
+        client = await world.client()
+        await client.send(get(there.port))
+        assert (await client.response()).status == 200
+        client.close()
+    assert there.connections == 1
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 502)])
+async def test_a_kept_connection_that_just_ended_is_asked_again_only_where_repeating_is_safe(
+    world: World, method: str, status: int
+) -> None:
+    gone = asyncio.Event()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(answer())
+        if there.connections == 1:
+            await reader.readuntil(b"\r\n\r\n")  # the second request arrives here and is never answered
+            gone.set()
+        else:
+            await reader.read()
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    assert (await client.response()).status == 200
+    await client.send(get(there.port, "/", method))
+    assert (await client.response()).status == status
+    assert gone.is_set()
+
+
+async def test_bytes_nobody_asked_for_never_answer_the_next_request(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(answer(b"first") + answer(b"smuggled"))
+        await read_request(reader)
+        writer.write(answer(b"second"))
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    assert (await client.response()).body == b"first"
+    await client.send(get(there.port))
+    assert (await client.response()).body == b"first"  # of a new connection
+    assert there.connections == 2
+
+
+async def test_chunked_both_ways(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, fields, body = await read_request(reader)
+        assert fields["transfer-encoding"] == "chunked"
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for byte in body:
+            writer.write(b"1\r\n%c\r\n" % byte)
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        await reader.read()
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "POST", "Transfer-Encoding: chunked"))
+    for part in (b"3;ext=1\r\nabc\r\n", b"2\r\nd", b"e\r\n0\r", b"\n\r\n"):
+        await client.send(part)
+    assert (await client.response()).body == b"abcde"
+
+
+async def test_expect_100_continue_and_early_hints_pass(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"Expect: 100-continue" in head
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
+        writer.write(answer(await reader.readexactly(4)))
+        await reader.read()
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "PUT", "Content-Length: 4", "Expect: 100-continue"))
+    assert await client.head() == (103, {"link": "</a>"})
+    assert (await client.head())[0] == 100
+    await client.send(b"body")
+    assert (await client.response()).body == b"body"
+
+
+@pytest.mark.parametrize(
+    ("method", "reply"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
+    ],
+)
+async def test_responses_without_a_body_keep_the_connection(world: World, method: str, reply: bytes) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(reply)
+        await hello(reader, writer)
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", method))
+    await client.response(method)
+    await client.send(get(there.port, "/next"))
+    assert b"/next" in (await client.response()).body
+    assert there.connections == 1
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+async def test_an_origin_that_dies_within_the_body_is_no_short_success(world: World, framing: str) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        start = b"5\r\nstart\r\n" if "chunked" in framing else b"start"
+        writer.write(f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n".encode() + start)
+        await writer.drain()
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+        await client.response()
+
+
+async def test_a_reset_in_a_body_that_ends_with_the_connection_is_passed_on(world: World) -> None:
+    seen = asyncio.Event()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nstart")
+        await seen.wait()
+        reset(writer)
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    await client.head()
+    assert await client.reader.readexactly(5) == b"start"
+    seen.set()
+    with pytest.raises(ConnectionResetError):
+        await client.ended()
+
+
+async def test_a_client_that_leaves_ends_the_request_at_the_origin(world: World) -> None:
+    asked = asyncio.Event()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        asked.set()
+        await reader.readexactly(1)  # IncompleteReadError when the sidecar hangs up
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    await asyncio.wait_for(asked.wait(), 10)
+    client.close()
+    await asyncio.wait_for(there.closed.wait(), 10)
+
+
+async def test_an_early_answer_ends_the_upload(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(b"too large", "413 Content Too Large"))
+        await reader.read()
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "POST", "Content-Length: 1000000000") + b"x" * 1000)
+    assert (await client.response()).status == 413
+    await client.ended()
+
+
+async def test_an_upload_waits_for_an_origin_that_does_not_read(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.Event().wait()
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "POST", "Content-Length: 1000000000"))
+    sent = 0
+    while sent < 200_000_000 and await _sends(client, b"x" * 1_000_000):
+        sent += 1_000_000
+    assert sent < 50_000_000  # what the kernel's socket buffers and the sidecar's bounded ones hold
+
+
+async def test_streamed_events_arrive_as_they_are_sent(world: World) -> None:
+    told = asyncio.Event()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"9\r\ndata: 1\n\n\r\n")
+        await told.wait()
+        writer.write(b"9\r\ndata: 2\n\n\r\n0\r\n\r\n")
+        await reader.read()
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    await client.head()
+    first = await asyncio.wait_for(client.reader.readuntil(b"data: 1\n\n\r\n"), 10)
+    assert first.startswith(b"9\r\n")
+    told.set()  # only now does the origin send more
+    await asyncio.wait_for(client.reader.readuntil(b"0\r\n\r\n"), 10)
+
+
+async def test_an_http_1_0_client_gets_its_answer_and_the_end(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(f"GET http://{HOST}:{there.port}/ HTTP/1.0\r\n\r\n".encode())
+    status, _ = await client.head()
+    assert status == 200
+    assert (await client.ended()).startswith(b"GET / HTTP/1.")
+
+
+async def test_a_websocket_is_a_pipe_after_the_upgrade(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, fields, _ = await read_request(reader)
+        assert fields["upgrade"] == "websocket"
+        assert fields["connection"] == "Upgrade"
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly")
+        while data := await reader.read(1000):
+            writer.write(data.upper())
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "GET", "Connection: Upgrade", "Upgrade: websocket"))
+    status, fields = await client.head()
+    assert status == 101
+    assert fields["upgrade"] == "websocket"
+    assert await client.reader.readexactly(5) == b"early"
+    await client.send(b"frames")
+    assert await asyncio.wait_for(client.reader.readexactly(6), 10) == b"FRAMES"
+
+
+async def test_a_switch_nobody_asked_for_is_refused(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await reader.read()
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    assert (await client.response()).status == 502
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "code"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: origin.test\r\n\r\n", 400, "invalid_request_target"),
+        (b"GET ftp://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n", 400, "unsupported_proxy_scheme"),
+        (b"GET https://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n", 400, "invalid_request_target"),
+        (b"GET http://origin.test/ HTTP/1.1\r\nHost: other.test\r\n\r\n", 421, "misdirected_request"),
+        (b"GET http://origin.test/ HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, "invalid_request"),
+        (b"GET http://origin.test/ HTTP/1.1\r\nX: " + b"x" * 20_000, 431, "request_header_too_large"),
+        (b"\x00\x01\x02 nonsense\r\n\r\n", 400, "invalid_request"),
+    ],
+)
+async def test_bad_requests_get_one_clear_answer(world: World, head: bytes, status: int, code: str) -> None:
+    await world.start(rest(80))
+    client = await world.client()
+    await client.send(head)
+    got = await client.response()
+    assert (got.status, got.json["error"]) == (status, code)
+    assert "\n" not in got.json["detail"]
+
+
+async def test_an_unreachable_origin_is_a_502(world: World) -> None:
+    there = await world.origin(hello)
+    await there.end()
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    got = await client.response()
+    assert (got.status, got.json["error"]) == (502, "upstream_unreachable")
+
+
+async def test_a_head_that_does_not_come_is_not_waited_for(world: World) -> None:
+    await world.start(rest(80), limits=Limits(first_head=0.2))
+    client = await world.client()
+    await client.send(b"GET http://origin.test/ HTTP/1.1\r\n")
+    assert await client.ended() == b""
+
+
+async def test_only_the_agent_is_served(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port), agent_ip="127.0.0.2")
+    assert await _refused(await world.client(), there.port)
+    reasons = [one.get("status_detail") for one in await world.events()]
+    assert "not the agent of this sandbox" in reasons
+
+
+async def test_no_more_connections_than_the_limit(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port), limits=Limits(connections=1))
+    first = await world.client()
+    await first.send(get(there.port))
+    assert (await first.response()).status == 200
+    assert await _refused(await world.client(), there.port)
+    await first.send(get(there.port))
+    assert (await first.response()).status == 200
+
+
+async def _refused(client: Client, port: int) -> bool:
+    try:
+        await client.send(get(port))
+        return await client.ended() == b""
+    except ConnectionError:
+        return True
+
+
+async def _sends(client: Client, data: bytes) -> bool:
+    client.writer.write(data)
+    try:
+        await asyncio.wait_for(client.writer.drain(), 0.5)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,177 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The sidecar as a process: readiness, signals, reload, restart. Real processes on an address of loopback's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openshell_proxy.authority import new_authority
+
+ADDRESS = "127.77.0.1"
+POLICY = {"version": 1, "network_policies": {"a": {"endpoints": [{"host": "a.test", "port": 443}]}}}
+
+
+class Process:
+    """``openshell-proxy serve`` with directories of its own; at most one at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.running: subprocess.Popen[str] | None = None
+        for name in ("tls", "run", "state/config", "state/log"):
+            (directory / name).mkdir(parents=True)
+        (directory / "authority.pem").write_bytes(new_authority())
+        self.policy = directory / "state/config/policy.yaml"
+        self.policy.write_text(json.dumps(POLICY))
+        self.ready = directory / "tls/.ready"
+        self.environ = {
+            **os.environ,
+            "OPENSHELL_SANDBOX": "test",
+            "OPENSHELL_PROXY_IP": ADDRESS,
+            "OPENSHELL_AGENT_IP": "127.0.0.1",
+            "OPENSHELL_TLS_DIR": str(directory / "tls"),
+            "OPENSHELL_STATE_DIR": str(directory / "state"),
+            "OPENSHELL_RUN_DIR": str(directory / "run"),
+            "OPENSHELL_AUTHORITY": str(directory / "authority.pem"),
+        }
+
+    def command(self, *args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "openshell_proxy", *args]
+        return subprocess.run(command, env=self.environ, text=True, capture_output=True, check=False, timeout=30)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "openshell_proxy", "serve"]
+        pipe = subprocess.PIPE
+        self.running = subprocess.Popen(command, env=self.environ, text=True, stdout=pipe, stderr=pipe)
+        deadline = time.monotonic() + 20
+        while not self.ready.exists():
+            assert self.running.poll() is None, self.running.communicate()
+            assert time.monotonic() < deadline
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr) after the signal."""
+        assert self.running is not None
+        process, self.running = self.running, None
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=20)
+        return process.returncode, stdout, stderr
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Process]:
+    made = Process(tmp_path)
+    try:
+        yield made
+    finally:
+        if made.running is not None:
+            made.end(signal.SIGKILL)
+
+
+def test_ready_means_that_every_listener_is_bound(process: Process) -> None:
+    process.start()
+    for port in (3128, 8081):
+        socket.create_connection((ADDRESS, port), 5).close()
+    sentinel = json.loads(process.ready.read_text())
+    assert process.running is not None
+    assert sentinel["pid"] == process.running.pid
+    ticks = Path(f"/proc/{sentinel['pid']}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    assert sentinel["started_ticks"] == int(ticks)
+    assert (process.directory / "tls/ca-bundle.pem").read_text().count("BEGIN CERTIFICATE") > 1
+
+
+def test_a_stale_ready_goes_before_anything_is_bound(process: Process) -> None:
+    process.ready.write_text("from before a reboot")
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((ADDRESS, 8081))
+        taken.listen()
+        done = process.command("serve")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot listen" in done.stderr
+    assert not process.ready.exists()
+
+
+def test_it_ends_within_a_second_with_connections_open(process: Process) -> None:
+    process.start()
+    idle = socket.create_connection((ADDRESS, 3128), 5)
+    idle.sendall(b"GET http://a.test/ HTTP/1.1\r\n")
+    begun = time.monotonic()
+    code, stdout, stderr = process.end()
+    assert time.monotonic() - begun < 1.0
+    assert (code, stderr) == (0, "")
+    assert not process.ready.exists()
+    assert json.loads(stdout.splitlines()[-1])["message"] == "stopped"
+    idle.close()
+
+
+def test_a_killed_one_starts_again_with_the_same_authority(process: Process) -> None:
+    process.start()
+    before = (process.directory / "tls/ca.pem").read_bytes()
+    process.end(signal.SIGKILL)
+    assert process.ready.exists()  # which is why the next start removes it first
+    process.ready.unlink()
+    process.start()
+    assert (process.directory / "tls/ca.pem").read_bytes() == before
+    code, _, stderr = process.end()
+    assert (code, stderr) == (0, "")
+
+
+def test_a_bad_policy_never_replaces_a_good_one(process: Process) -> None:
+    process.start()
+    good = json.loads(process.command("status").stdout)
+    assert good["policy_error"] == ""
+    process.policy.write_text("version: 1\nnetwork_policy: {}\n")
+    refused = process.command("reload")
+    assert refused.returncode != 0
+    assert "network_policies" in refused.stdout + refused.stderr
+    status = json.loads(process.command("status").stdout)
+    assert status["policy_digest"] == good["policy_digest"]
+    assert status["policy_error"]
+    process.policy.write_text(json.dumps({"version": 1, "network_policies": {}}))
+    assert process.command("reload").returncode == 0
+    assert json.loads(process.command("status").stdout)["policy_digest"] != good["policy_digest"]
+
+
+def test_a_bad_policy_at_the_start_denies_all(process: Process) -> None:
+    process.policy.write_text("version: [")
+    process.start()
+    client = socket.create_connection((ADDRESS, 3128), 5)
+    client.sendall(b"CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n")
+    assert client.recv(1000).startswith(b"HTTP/1.1 403 ")
+    client.close()
+    assert json.loads(process.ready.read_text())["policy_error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OPENSHELL_PROXY_IP", ""),
+        ("OPENSHELL_PROXY_IP", "0.0.0.0"),
+        ("OPENSHELL_PROXY_IP", "x"),
+        ("OPENSHELL_AGENT_IP", ""),
+        ("OPENSHELL_SANDBOX", ""),
+        ("OPENSHELL_DEFAULT_ENFORCEMENT", "off"),
+        ("OPENSHELL_GATEWAY_ENDPOINT", "host:8080"),
+        ("OPENSHELL_MODE", "gateway"),
+        ("OPENSHELL_AUTHORITY", "/nowhere"),
+    ],
+)
+def test_an_environment_that_cannot_be_served_is_one_sentence(process: Process, name: str, value: str) -> None:
+    process.environ[name] = value
+    done = process.command("serve")
+    assert done.returncode != 0
+    assert done.stderr.count("\n") == 1
+    assert name in done.stderr or "authority" in done.stderr
+    assert not process.ready.exists()

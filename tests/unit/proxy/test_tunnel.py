@@ -1,0 +1,282 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""CONNECT, the gateway port and the pipes behind them: who is spoken to, what is inspected, what is passed untouched."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import pytest
+from loopback import HOST, Client, World, answer, hello, read_request, reset, rest
+from openshell_proxy.settings import Limits
+
+BIG = bytes(range(256)) * 16_384  # 4 MiB: more than any buffer on the way
+
+
+def get(host: str = HOST, path: str = "/", *fields: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", f"Host: {host}", *fields, "", ""]).encode()
+
+
+async def test_https_is_intercepted_and_each_request_judged(world: World) -> None:
+    there = await world.origin(hello, tls=True)
+    await world.start(rest(there.port, "read-only"))
+    client = await world.tunnel(there.port)
+    place = f"{HOST}:{there.port}"
+    await client.send(get(place, "/one?secret=1"))
+    assert (await client.response()).body == b"GET /one?secret=1 HTTP/1.1|"
+    await client.send(get(place, "/two").replace(b"GET", b"POST"))
+    assert (await client.response()).status == 403
+    await client.send(get(place, "/three"))
+    messages = [one["message"] for one in await world.events() if one["class_uid"] in (4001, 4002)]
+    assert messages[:3] == [
+        f"CONNECT allowed {place}",
+        f"L7_REQUEST allow GET {place}/one",
+        f"L7_REQUEST deny POST {place}/two",
+    ]
+    assert "secret" not in world.log.getvalue()
+
+
+async def test_plain_http_within_a_tunnel_is_inspected_too(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port, "read-only"))
+    client = await world.tunnel(there.port, tls=False)
+    await client.send(get(f"{HOST}:{there.port}").replace(b"GET", b"POST"))
+    assert (await client.response()).status == 403
+    assert there.connections == 0
+
+
+@pytest.mark.parametrize("target", ["denied.test:443", f"{HOST}:1"])
+async def test_what_the_policy_does_not_name_is_refused(world: World, target: str) -> None:
+    await world.start(rest(443))
+    client = await world.client()
+    await client.send(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+    got = await client.response()
+    assert (got.status, got.json["error"]) == (403, "policy_denied")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"CONNECT origin.test HTTP/1.1\r\n\r\n", 400),
+        (b"CONNECT origin.test:443 HTTP/1.1\r\nHost: other.test:443\r\n\r\n", 421),
+        (b"CONNECT user@origin.test:443 HTTP/1.1\r\n\r\n", 400),
+        (b"CONNECT origin.test:443 HTTP/1.1\r\nX: " + b"x" * 20_000, 431),
+    ],
+)
+async def test_a_bad_connect_gets_one_clear_answer(world: World, head: bytes, status: int) -> None:
+    await world.start(rest(443))
+    client = await world.client()
+    await client.send(head)
+    assert (await client.response()).status == status
+
+
+async def test_another_name_in_the_handshake_is_refused(world: World) -> None:
+    there = await world.origin(hello, tls=True)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(f"CONNECT {HOST}:{there.port} HTTP/1.1\r\nHost: {HOST}:{there.port}\r\n\r\n".encode())
+    await client.head()
+    context = ssl.create_default_context(cafile=world.directory / "tls/ca.pem")
+    context.check_hostname = False
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await client.start_tls(context, "other.test")
+    assert there.connections == 0
+    assert any(one["message"].startswith("CONNECT denied") for one in await world.events())
+
+
+@pytest.mark.parametrize("host", ["other.test", "origin.test:1"])
+async def test_another_host_within_the_tunnel_is_misdirected(world: World, host: str) -> None:
+    there = await world.origin(hello, tls=True)
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port)
+    await client.send(get(host))
+    assert (await client.response()).status == 421
+    assert there.connections == 0
+
+
+async def test_an_origin_nobody_trusts_is_a_502_that_says_so(world: World) -> None:
+    there = await world.origin(hello, tls=True)
+    (world.directory / "state/config/upstream-ca.pem").unlink()
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port)
+    await client.send(get(f"{HOST}:{there.port}"))
+    got = await client.response()
+    assert (got.status, got.json["error"]) == (502, "upstream_unreachable")
+    assert "certificate is not trusted" in got.json["detail"]
+
+
+async def test_a_truncated_tls_body_is_no_short_success(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nstart")
+        await writer.drain()
+        reset(writer)
+
+    there = await world.origin(origin, tls=True)
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port)
+    await client.send(get(f"{HOST}:{there.port}"))
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError, ssl.SSLError)):
+        await client.response()
+
+
+async def test_an_unknown_protocol_is_refused_where_requests_are_inspected(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port, tls=False)
+    await client.send(b"SSH-2.0-client\r\n")
+    assert b"unsupported_l7_protocol" in await client.ended()
+    assert there.connections == 0
+
+
+async def test_tls_skip_shows_the_client_the_origins_own_certificate(world: World) -> None:
+    there = await world.origin(hello, tls=True)
+    await world.start({"host": HOST, "port": there.port, "tls": "skip"})
+    client = await world.tunnel(there.port, tls=False)
+    (world.directory / "origin-ca.pem").write_bytes(world.origin_authority.certificate_pem)
+    await client.start_tls(ssl.create_default_context(cafile=world.directory / "origin-ca.pem"), HOST)
+    await client.send(get("any.host", "/pinned"))
+    assert (await client.response()).body == b"GET /pinned HTTP/1.1|"
+
+
+async def test_tls_skip_to_an_origin_that_is_not_there_is_a_502(world: World) -> None:
+    there = await world.origin(hello)
+    await there.end()
+    await world.start({"host": HOST, "port": there.port, "tls": "skip"})
+    client = await world.client()
+    await client.send(f"CONNECT {HOST}:{there.port} HTTP/1.1\r\nHost: {HOST}:{there.port}\r\n\r\n".encode())
+    assert (await client.response()).status == 502
+
+
+async def test_a_server_that_speaks_first_is_passed_where_nothing_is_inspected(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 ready\r\n")
+        assert await reader.readline() == b"QUIT\r\n"
+        writer.write(b"221 bye\r\n")
+
+    there = await world.origin(origin)
+    await world.start({"host": HOST, "port": there.port}, limits=Limits(detect=0.05))
+    client = await world.tunnel(there.port, tls=False)
+    assert await asyncio.wait_for(client.reader.readline(), 10) == b"220 ready\r\n"
+    await client.send(b"QUIT\r\n")
+    assert await client.ended() == b"221 bye\r\n"
+
+
+async def until_end_then_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An origin that answers, at length, only once its client has said all it has to say."""
+    got = await reader.read()
+    writer.write(got[::-1])
+    await writer.drain()
+
+
+async def _half_closed(client: Client) -> bytes:
+    await client.send(BIG)
+    client.writer.write_eof()
+    return await client.ended()
+
+
+async def test_half_close_and_both_directions_through_a_tunnel(world: World) -> None:
+    there = await world.origin(until_end_then_all)
+    await world.start({"host": HOST, "port": there.port, "tls": "skip"})
+    assert await _half_closed(await world.tunnel(there.port, tls=False)) == BIG[::-1]
+
+
+async def test_half_close_and_both_directions_through_the_gateway_port(world: World) -> None:
+    there = await world.origin(until_end_then_all)
+    world.gateway = ("127.0.0.1", there.port)
+    await world.start()
+    assert await _half_closed(await world.client(1)) == BIG[::-1]
+
+
+async def test_the_gateway_may_end_first_and_still_be_sent_to(world: World) -> None:
+    got = asyncio.get_running_loop().create_future()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"bye")
+        writer.write_eof()
+        got.set_result(await reader.read())
+
+    there = await world.origin(origin)
+    world.gateway = ("127.0.0.1", there.port)
+    await world.start()
+    client = await world.client(1)
+    assert await client.ended() == b"bye"
+    await client.send(b"more")
+    client.writer.write_eof()
+    assert await asyncio.wait_for(got, 10) == b"more"
+
+
+async def test_what_a_gateway_says_before_it_leaves_at_once_arrives(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BIG)
+        await writer.drain()
+
+    there = await world.origin(origin)
+    world.gateway = ("127.0.0.1", there.port)
+    await world.start()
+    for _ in range(20):
+        client = await world.client(1)
+        assert await client.ended() == BIG
+
+
+async def test_the_gateway_port_is_closed_without_a_gateway(world: World) -> None:
+    await world.start()
+    client = await world.client(1)
+    assert await client.ended() == b""
+    details = [one.get("status_detail", "") for one in await world.events()]
+    assert any("openshell_gateway_endpoint" in detail for detail in details)
+
+
+async def test_a_reload_judges_the_next_request_of_an_open_tunnel(world: World) -> None:
+    there = await world.origin(hello, tls=True)
+    await world.start(rest(there.port))
+    assert world.sidecar is not None
+    client = await world.tunnel(there.port)
+    place = f"{HOST}:{there.port}"
+    await client.send(get(place))
+    assert (await client.response()).status == 200
+    world.write_policy([rest(there.port, access="no such")])
+    assert world.sidecar.reload()["policy_error"]
+    await client.send(get(place))
+    assert (await client.response()).status == 200  # a policy that cannot be used changes nothing
+    world.write_policy([])
+    assert world.sidecar.reload()["policy_error"] == ""
+    await client.send(get(place))
+    assert (await client.response()).status == 403
+
+
+async def test_websocket_over_tls(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        while data := await reader.read(1 << 20):
+            writer.write(data)
+            await writer.drain()
+
+    there = await world.origin(origin, tls=True)
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port)
+    await client.send(get(f"{HOST}:{there.port}", "/", "Connection: Upgrade", "Upgrade: websocket"))
+    assert (await client.head())[0] == 101
+    sending = asyncio.create_task(client.send(BIG))
+    assert await asyncio.wait_for(client.reader.readexactly(len(BIG)), 20) == BIG
+    await sending
+
+
+async def test_the_origin_is_asked_for_its_own_name(world: World) -> None:
+    names: list[str] = []
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, fields, _ = await read_request(reader)
+        names.append(fields["host"])
+        writer.write(answer())
+
+    there = await world.origin(origin, tls=True)
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port)
+    await client.send(get(f"ORIGIN.test:{there.port}"))
+    assert (await client.response()).status == 200
+    assert names == [f"{HOST}:{there.port}"]
