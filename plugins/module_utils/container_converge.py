@@ -43,7 +43,7 @@ def converge(podman: Podman, spec: ContainerSpec, networks: Mapping[str, str], r
     if todo.action == "create":
         create(podman, spec)
         if running:
-            podman.run(["start", spec.name])
+            podman.start(spec.name)
     elif todo.action == "replace":
         replace(podman, spec, networks, running)
     elif todo.action == "repair":
@@ -74,12 +74,12 @@ def replace(podman: Podman, spec: ContainerSpec, networks: Mapping[str, str], ru
         for network in sorted(set(networks) - {spec.network}):
             podman.network_connect(network, spec.name)
         if running or (running is None and was_running):
-            podman.run(["start", spec.name])
+            podman.start(spec.name)
     except BaseException:
         podman.remove_container(spec.name, 0)
         podman.run(["rename", aside, spec.name])
         if was_running:
-            podman.run(["start", spec.name])
+            podman.start(spec.name)
         raise
     podman.remove_container(aside, 0)
 
@@ -104,7 +104,7 @@ def repair(podman: Podman, name: str, networks: Mapping[str, str], running: bool
     for network in sorted(set(networks) - set(found)):
         podman.network_connect(network, name, networks[network] or None)
     if running is True and not is_running(inspected):
-        podman.run(["start", name])
+        podman.start(name)
     elif running is False and is_running(inspected):
         podman.run(["stop", name])
 

@@ -235,6 +235,25 @@ class Podman:
         address = container_networks(found).get(network)
         return address or None
 
+    def start(self, name: str, settle: float = 0.5) -> None:
+        """Start a container and see that it stands for *settle* seconds.
+
+        ``podman start`` succeeds when the init process stands, even if the command behind it does not exist. A
+        container with a restart policy is left to it: readiness judges that one. Raises PodmanError with the
+        container's last words.
+        """
+        self.run(["start", name])
+        deadline = time.monotonic() + settle
+        while time.monotonic() < deadline:
+            found = self.container(name) or {}
+            policy = found.get("HostConfig", {}).get("RestartPolicy", {}).get("Name") or "no"
+            if policy != "no":
+                return
+            if not is_running(found):
+                said = " | ".join(self.logs(name, 5)) or "it wrote nothing"
+                raise PodmanError("start", found.get("State", {}).get("ExitCode", 0), f"{name} ended at once: {said}")
+            time.sleep(0.1)
+
     def remove_container(self, name: str, stop_timeout: int = 10) -> bool:
         """Stop and remove a container; True when it was there. Idempotent.
 

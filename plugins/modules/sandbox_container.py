@@ -362,7 +362,9 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     names = SandboxNames.of(params["sandbox_name"], params["sandbox_id"])
     podman = client(module)
     spec = describe(params, names)
-    networks = {names.network: spec.ip, **dict.fromkeys(params["networks"], "")}
+    # A network that nobody has made yet is left to the step that makes it: an interrupted run comes back here.
+    existing = [name for name in params["networks"] if podman.network(name) is not None]
+    networks = {names.network: spec.ip, **dict.fromkeys(existing, "")}
     running = RUNNING[params["state"]]
     missing = missing_volumes(podman, spec)
     created = [{"kind": "volume", "name": name} for name in missing]
