@@ -4,7 +4,7 @@ PLAYBOOK := .venv/bin/ansible-playbook
 NAME ?= demo
 CASES ?= tests/conformance/cases.jsonl
 
-.PHONY: help bootstrap bootstrap-dev sandbox test test-quick lint types unit conformance integration clean-host
+.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance integration clean-host
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -14,6 +14,9 @@ bootstrap:
 
 bootstrap-dev:
 	@scripts/bootstrap.sh dev
+
+lock: ## write the lock files anew from requirements*.in
+	@scripts/lock.sh
 
 sandbox: bootstrap ## make sandbox NAME=demo: create a sandbox and prove it
 	@$(PLAYBOOK) playbooks/create_sandbox.yml -e sandbox_name=$(NAME) -e openshell_allow_host_registries=true
