@@ -165,7 +165,6 @@ def variables(origin: Origin) -> dict[str, object]:
     return {
         "sandbox_name": MAIN,
         "openshell_allow_host_registries": True,
-        "openshell_capabilities": "packages",
         "openshell_upstream_ca_bundle": str(origin.ca_bundle),
         "openshell_policy": {"version": 1, "network_policies": {"origin": {"endpoints": endpoints}}},
     }

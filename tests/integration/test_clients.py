@@ -34,6 +34,16 @@ def test_apt_installs_a_package(sandbox: str) -> None:
     assert "tree v" in done.stdout
 
 
+def test_apt_installs_what_belongs_to_another_user(sandbox: str) -> None:
+    """Without a single capability: the control is that chown(2) itself fails there."""
+    assert inside(sandbox, "sh", "-c", "touch /tmp/mine && chown daemon /tmp/mine").returncode != 0
+    assert "CapEff:\t0000000000000000" in inside(sandbox, "cat", "/proc/self/status").stdout
+    done = inside(sandbox, "sh", "-c", "apt-get update -q && apt-get install -qy --no-install-recommends at")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "daemon" in inside(sandbox, "grep", "daemon", "/var/lib/dpkg/info/at.postinst").stdout
+    assert inside(sandbox, "dpkg-query", "-W", "-f", "${db:Status-Status}", "at").stdout == "installed"
+
+
 def test_git_clones_over_https(sandbox: str, origin: Origin) -> None:
     work = origin.directory / "work"
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]

@@ -21,7 +21,6 @@ from conftest import ROOT, changed, inside, ours, playbook, podman
 
 NAME = "it-fail"
 KINDS = ("container", "network", "volume", "secret")
-SHARED = "openshell-bridge"
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +98,9 @@ def test_an_interrupted_creation_is_taken_up_again(reached: str) -> None:
 @pytest.mark.parametrize("source", ["/", "/proc", "/sys", "/dev/shm", "/etc/ssh", "/run/podman/podman.sock"])
 def test_a_mount_that_would_open_the_host_is_refused(source: str) -> None:
     refused = playbook(
-        "create_sandbox", sandbox_name=NAME, openshell_mounts=[{"source": source, "target": "/mnt/it", "mode": "ro"}]
+        "create_sandbox",
+        sandbox_name=NAME,
+        openshell_mounts=[{"source": source, "target": "/mnt/it", "read_only": True}],
     )
     assert refused.returncode != 0
     assert source in refused.stdout.rsplit("the step", 1)[1]
@@ -109,23 +110,21 @@ def test_a_mount_that_would_open_the_host_is_refused(source: str) -> None:
 def test_a_mount_that_was_asked_for_is_there(tmp_path: Path) -> None:
     (tmp_path / "given.txt").write_text("given\n")
     os.chmod(tmp_path, 0o755)
-    for above in tmp_path.parents:
-        if above == Path("/tmp"):
-            break
-        os.chmod(above, os.stat(above).st_mode | 0o055)
+    for above in list(tmp_path.parents)[:-2]:  # all below /tmp: pytest keeps its own to itself
+        os.chmod(above, 0o755)
     made = playbook(
         "create_sandbox",
         sandbox_name=NAME,
-        openshell_mounts=[{"source": str(tmp_path), "target": "/mnt/it", "mode": "ro"}],
+        openshell_mounts=[{"source": str(tmp_path), "target": "/mnt/it", "read_only": True}],
     )
     assert made.returncode == 0, made.stdout[-3000:]
     assert inside(NAME, "cat", "/mnt/it/given.txt").stdout == "given\n"
     assert inside(NAME, "touch", "/mnt/it/other").returncode != 0
 
 
-def test_a_name_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+def test_a_name_that_is_not_ours_is_left_alone(empty_image: str) -> None:
     theirs = f"openshell-agent-{NAME}"
-    podman("create", "--name", theirs, "--runtime", "runc", "--network", "none", "localhost/openshell-agent:latest")
+    podman("create", "--name", theirs, "--network", "none", empty_image, "nothing")
     try:
         refused = playbook("create_sandbox", sandbox_name=NAME)
         assert refused.returncode != 0
@@ -165,7 +164,7 @@ def test_twenty_sandboxes_come_and_go() -> None:
             made = playbook("create_sandbox", sandbox_name=name)
             assert made.returncode == 0, made.stdout[-3000:]
         listed = playbook("list_sandboxes", openshell_format="json").stdout
-        rows = json.loads(listed[listed.index("[\n") : listed.rindex("]") + 1])
+        rows, _ = json.JSONDecoder().raw_decode(listed[listed.index("[\n") :])
         assert {row["name"] for row in rows} >= set(names)
     finally:
         for name in names:

@@ -78,7 +78,8 @@ def test_a_bad_name_is_refused() -> None:
 def test_stop_start_exec_list_delete() -> None:
     name = "it-life"
     try:
-        assert playbook("create_sandbox", sandbox_name=name).returncode == 0
+        assert playbook("create_sandbox", sandbox_name=name, openshell_capabilities="packages").returncode == 0
+        assert inside(name, "sh", "-c", "touch /tmp/theirs && chown daemon /tmp/theirs").returncode == 0
         inside(name, "sh", "-c", "echo kept > /sandbox/file")
         assert playbook("stop_sandbox", sandbox_name=name).returncode == 0
         assert podman("inspect", "-f", "{{.State.Running}}", f"openshell-agent-{name}").stdout.strip() == "false"
