@@ -61,6 +61,7 @@ class ContainerSpec:
 
     ``uid_base`` is the host id of uid 0 inside; None means rootless, where the user's own uid is left out of the map,
     and 0 means no user namespace of its own: Podman 4.3 does not restart (``restart``) a container that has one.
+    ``nested`` leaves /proc unmasked: the kernel lets a container inside mount its own only where none of it is hidden.
     ``files`` (path → text) are put into the container's file system after it was created and before it starts.
     """
 
@@ -86,6 +87,7 @@ class ContainerSpec:
     memory: str = ""
     cpus: str = ""
     read_only: bool = False
+    nested: bool = False
     init: bool = False
     restart: str = ""
     stop_timeout: int = 10
@@ -133,6 +135,7 @@ class ContainerSpec:
         return [
             *("--cap-drop", "ALL", *_pairs("--cap-add", self.capabilities)),
             *("--security-opt", "no-new-privileges"),
+            *(["--security-opt", "unmask=/proc/*"] if self.nested else []),
             *self._user_namespace(),
             *("--ipc", "private"),
             *(["--read-only", "--read-only-tmpfs=false"] if self.read_only else []),

@@ -30,6 +30,8 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names im
 # What `apt-get install` or `dnf install` as root inside needs and no more; measured by the integration test.
 CAPABILITY_PRESETS: Dict[str, Tuple[str, ...]] = {
     "packages": ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID"),
+    # A user inside who starts containers of its own needs a user namespace whose root is not ours (user_namespaces(7)).
+    "containers": ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP", "SETGID", "SETUID"),
 }
 
 # Capabilities that stay harmless in a user namespace of one's own without a route. NET_RAW and NET_ADMIN are not

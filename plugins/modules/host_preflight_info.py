@@ -28,7 +28,7 @@ options:
     type: str
     default: ""
   capabilities:
-    description: Capabilities (or the preset V(packages)) wanted for the agent.
+    description: Capabilities (or the presets V(packages) and V(containers)) wanted for the agent.
     type: list
     elements: str
     default: []
@@ -108,6 +108,10 @@ capabilities:
   returned: success
   type: list
   elements: str
+nested:
+  description: Whether the agent is to run containers of its own.
+  returned: success
+  type: bool
 mounts:
   description: The agent's mounts with symbolic links resolved.
   returned: success
@@ -191,6 +195,7 @@ def examine(module: AnsibleModule) -> Dict[str, Any]:
         "rootless": podman.rootless,
         "runtime": runtime,
         "capabilities": capabilities,
+        "nested": any(word.lower() == "containers" for word in params["capabilities"]),
         "mounts": [{"source": one.source, "target": one.target, "read_only": one.read_only} for one in mounts],
         "upstream_ca_bundle": bundle,
     }

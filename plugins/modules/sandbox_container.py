@@ -159,6 +159,10 @@ options:
     description: Whether the root file system is read-only.
     type: bool
     default: false
+  nested:
+    description: Whether containers can be run inside; leaves C(/proc) unmasked, which only a user namespace makes harmless.
+    type: bool
+    default: false
   init:
     description: Whether a small init reaps orphaned processes and passes signals on.
     type: bool
@@ -296,6 +300,7 @@ OPTIONS: Dict[str, Dict[str, Any]] = {
     "memory": {"type": "str", "default": ""},
     "cpus": {"type": "str", "default": ""},
     "read_only": {"type": "bool", "default": False},
+    "nested": {"type": "bool", "default": False},
     "init": {"type": "bool", "default": False},
     "restart": {"type": "str", "default": ""},
     "stop_timeout": {"type": "int", "default": 10},
@@ -340,6 +345,7 @@ def describe(params: Dict[str, Any], names: SandboxNames) -> ContainerSpec:
         memory=params["memory"],
         cpus=params["cpus"],
         read_only=params["read_only"],
+        nested=params["nested"],
         init=params["init"],
         restart=params["restart"],
         stop_timeout=params["stop_timeout"],

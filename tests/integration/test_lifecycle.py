@@ -96,3 +96,32 @@ def test_stop_start_exec_list_delete() -> None:
     again = playbook("delete_sandbox", sandbox_name=name)
     assert again.returncode == 0
     assert changed(again) == 0
+
+
+NESTED = """
+set -e
+apt-get update -q && apt-get install -qy --no-install-recommends podman crun busybox-static
+useradd -m -K SUB_UID_COUNT=0 -K SUB_GID_COUNT=0 dev
+mkdir -p /tmp/root/bin && cp /bin/busybox /tmp/root/bin/ && tar -C /tmp/root -cf /tmp/root.tar .
+cat > /tmp/nested.sh <<'END'
+mkdir -p ~/.config/containers
+printf '[storage]\ndriver = "vfs"\n[storage.options.vfs]\nignore_chown_errors = "true"\n' > ~/.config/containers/storage.conf
+podman --cgroup-manager=cgroupfs import -q /tmp/root.tar nested
+podman --cgroup-manager=cgroupfs --runtime crun run --rm --cgroups=disabled --network=none --uts=host --ulimit=host nested \
+    /bin/busybox echo from within
+END
+su dev -c 'sh /tmp/nested.sh'
+"""
+
+
+def test_containers_run_inside_where_asked() -> None:
+    name = "it-nest"
+    try:
+        wanted = {"openshell_capabilities": ["containers"], "openshell_allow_host_registries": True}
+        made = playbook("create_sandbox", sandbox_name=name, **wanted)
+        assert made.returncode == 0, made.stdout[-3000:]
+        done = inside(name, "bash", "-c", NESTED)
+        assert done.stdout.endswith("from within\n"), done.stdout[-2000:] + done.stderr[-2000:]
+        assert changed(playbook("create_sandbox", sandbox_name=name, **wanted)) == 0
+    finally:
+        playbook("delete_sandbox", sandbox_name=name)
