@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import services
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -82,6 +83,12 @@ class Origin:
         (self.files / "hello.txt").write_text("hello from outside\n")
         self.http = self._serve(None)
         self.https = self._serve(context)
+        self.services = {
+            "git": services.git(directory / "git", self.address, context),
+            "events": services.events(self.address, context),
+            "websocket": services.websocket(self.address, context),
+            "rpc": services.rpc(self.address, key_file.read_bytes()),
+        }
 
     def _serve(self, context: ssl.SSLContext | None) -> int:
         files = str(self.files)
@@ -146,21 +153,11 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Origin:
 @pytest.fixture(scope="session")
 def variables(origin: Origin) -> dict[str, object]:
     """What the suite's main sandbox is created with."""
+    readable = dict.fromkeys((origin.http, origin.https), "read-only")
+    writable = dict.fromkeys(origin.services.values(), "full")
     endpoints = [
-        {
-            "host": origin.address,
-            "port": origin.http,
-            "protocol": "rest",
-            "enforcement": "enforce",
-            "access": "read-only",
-        },
-        {
-            "host": origin.address,
-            "port": origin.https,
-            "protocol": "rest",
-            "enforcement": "enforce",
-            "access": "read-only",
-        },
+        {"host": origin.address, "port": port, "protocol": "rest", "enforcement": "enforce", "access": access}
+        for port, access in {**readable, **writable}.items()
     ]
     return {
         "sandbox_name": MAIN,
