@@ -33,6 +33,7 @@ class MessageLimits:
     idle: float = 30.0
     total: float = 120.0
     write: float = 120.0
+    close: float = 2.0
     assemblies: int = 32
     waiting: int = 64
 

@@ -311,6 +311,15 @@ async def test_a_websocket_is_a_pipe_after_the_upgrade(world: World) -> None:
     assert await asyncio.wait_for(client.reader.readexactly(6), 10) == b"FRAMES"
 
 
+async def test_ambiguous_framing_is_answered_and_reaches_nobody(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "POST", "Content-Length: 4", "Transfer-Encoding: chunked"))
+    got = await client.response()
+    assert (got.status, got.json["error"], there.connections) == (400, "invalid_request", 0)
+
+
 async def test_a_switch_nobody_asked_for_is_refused(world: World) -> None:
     async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)

@@ -26,7 +26,6 @@ from websockets.frames import apply_mask as _apply_mask  # type: ignore[attr-def
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.settings import MessageLimits
 
-CLOSE_SECONDS = 2.0
 MAX_REASON = 123  # bytes of a close frame's reason: RFC 6455, 5.5
 _CHUNK = 65_536
 
@@ -189,6 +188,7 @@ class JudgedWebSocket:
         try:
             await self._over
             up.cancel()
+            await asyncio.wait((up,))  # a stream has one reader at a time
             if self.closing is not None:
                 await self._say_goodbye(*self.closing, down)
         finally:
@@ -197,7 +197,7 @@ class JudgedWebSocket:
             self.client.on_lost = None
             for side in (self.client, self.origin):
                 side.close()
-                loop.call_later(CLOSE_SECONDS, side.abort)  # what a peer does not take must not hold us
+                loop.call_later(self._limits.close, side.abort)  # what a peer does not take must not hold us
             await asyncio.gather(up, down, return_exceptions=True)
 
     def stop(self, code: int, reason: str) -> None:
@@ -373,7 +373,7 @@ class JudgedWebSocket:
             return
         self.client.on_lost = self._end
         if self.client_closed:
-            await asyncio.sleep(CLOSE_SECONDS)
+            await asyncio.sleep(self._limits.close)
             self._end()
         elif self.origin.transport.can_write_eof():
             self.origin.transport.write_eof()
@@ -405,7 +405,7 @@ class JudgedWebSocket:
     async def _say_goodbye(self, code: int, reason: str, down: asyncio.Task[None]) -> None:
         """A close frame to each side, between two frames of theirs, then a moment for the client to hear it."""
         try:
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with asyncio.timeout(self._limits.close):
                 if self._down.left:
                     await asyncio.wait((down,))
                 down.cancel()
@@ -414,6 +414,8 @@ class JudgedWebSocket:
                 self.origin.close()
                 if not self._down.left and not self._down.closed:
                     self.client.write(_close_frame(code, reason, mask=False))
+                if self.client.transport is not None and self.client.transport.can_write_eof():
+                    self.client.transport.write_eof()
                 await self._until_client_closes()
         except (TimeoutError, ConnectionError):
             pass
