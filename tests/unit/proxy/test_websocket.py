@@ -15,6 +15,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
@@ -374,7 +375,7 @@ async def test_what_is_not_allowed_closes_and_none_of_it_arrives(world: World, s
 @pytest.mark.parametrize("sent", [frame(TEXT, b"x", fin=False), frame(TEXT, b"whole")[:-1]])
 async def test_a_message_that_stalls_is_given_up(world: World, sent: bytes) -> None:
     recorder = Recorder()
-    client, _ = await opened(world, recorder)
+    client, _ = await opened(world, recorder, limits=dataclasses.replace(SMALL, total=60.0))
     await client.send(sent)
     assert await closed_with(client) == 1008
     assert await recorder.frames() == [(CLOSE, struct.pack("!H", 1001))]
@@ -738,6 +739,35 @@ async def test_binary_can_be_refused_and_text_rewritten() -> None:
     assert await relayed(sent, [], rewrite=rewrite) == [(TEXT, b"ONE"), (CLOSE, struct.pack("!H", 1001))]
     sent = [frame(TEXT, b"one"), frame(BINARY, b"secret"), frame(TEXT, b"two")]
     assert await relayed(sent, [], binary_allowed=False) == [(TEXT, b"one"), (CLOSE, struct.pack("!H", 1001))]
+
+
+@pytest.mark.parametrize("first", [0, MessageLimits().text])
+async def test_a_deflate_bomb_costs_no_more_than_a_message(first: int) -> None:
+    engine = zlib.compressobj(9, wbits=-15)
+    opening = engine.compress(b"x" * first) + engine.flush(zlib.Z_SYNC_FLUSH)
+    bomb = engine.compress(bytes(64_000_000)) + engine.flush(zlib.Z_SYNC_FLUSH)
+    sent = [frame(TEXT, opening, fin=False, rsv1=True), frame(CONT, bomb)]
+    tracemalloc.start()
+    try:
+        assert await relayed(sent, [], True) == [(CLOSE, struct.pack("!H", 1001))]
+        assert tracemalloc.get_traced_memory()[1] < 32_000_000
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_judge_that_fails_lets_nothing_through() -> None:
+    client, origin = Stream(), Stream()
+    near, far = Sink(client), Sink(origin)
+
+    def judge(text: bytes) -> Decision:
+        raise LookupError
+
+    relay = JudgedWebSocket(client, origin, judge, SMALL, Assemblies(SMALL), False)
+    client.data_received(frame(TEXT, b"hello"))
+    with pytest.raises(LookupError):
+        await asyncio.wait_for(relay.run(), SECONDS)
+    assert unframed(bytes(far.written)) == [(CLOSE, struct.pack("!H", 1001))]
+    assert unframed(bytes(near.written))[0][1].startswith(struct.pack("!H", 1011))
 
 
 @settings(max_examples=60, deadline=None)

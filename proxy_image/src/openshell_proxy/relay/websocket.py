@@ -199,6 +199,8 @@ class JudgedWebSocket:
                 side.close()
                 loop.call_later(self._limits.close, side.abort)  # what a peer does not take must not hold us
             await asyncio.gather(up, down, return_exceptions=True)
+        if not up.cancelled():
+            up.result()  # a fault of ours is no secret
 
     def stop(self, code: int, reason: str) -> None:
         """Close with *code*: from here on no byte of the client is forwarded. The first to close wins."""
@@ -217,6 +219,9 @@ class JudgedWebSocket:
             await self._client_ended()
         except ConnectionError:
             self._end()
+        except Exception:
+            self.stop(CloseCode.INTERNAL_ERROR, "the message could not be judged")
+            raise
 
     async def _frames(self) -> NoReturn:
         while True:
@@ -422,7 +427,7 @@ class JudgedWebSocket:
 
     async def _until_client_closes(self) -> None:
         """Take in what the client still sends: closing before would reset what it has not read yet."""
-        walk = FrameWalk()
+        walk = FrameWalk(self._up_left)
         while not (walk.closed and not walk.left) and not self.client.ended:
             used = walk.take(self.client.buffer)
             self.client.consume(used)
