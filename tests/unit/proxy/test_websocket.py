@@ -607,7 +607,7 @@ def test_a_whole_handshake_is_known() -> None:
         (KEY, "X: y"),
         (KEY, f"{KEY}\r\n{KEY}"),
         (KEY, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j"),
-        (KEY, "Sec-WebSocket-Key: !!!lIHNhbXBsZSBub25jZQ=="),
+        (KEY, "Sec-WebSocket-Key: !!!!dGhlIHNhbXBsZSBub25jZQ=="),
         (KEY, f"{KEY}\r\nContent-Length: 5"),
         (KEY, f"{KEY}\r\nTransfer-Encoding: chunked"),
     ],
