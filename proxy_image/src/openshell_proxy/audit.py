@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openshell_proxy import __version__
+from openshell_proxy.policy import Decision
 
 SCHEMA = "1"
 QUEUE_LINES = 10_000
@@ -53,16 +54,27 @@ class Event:
     ended: bool = False
     started: float = dataclasses.field(default_factory=time.monotonic)
 
+    def decided(self, decision: Decision) -> None:
+        """Take over what the policy found."""
+        self.policy, self.rule, self.reason = decision.policy, decision.rule, decision.reason
+        self.engine, self.audited = ("l7" if decision.layer == "l7" else "opa"), decision.audited
+
     @property
     def message(self) -> str:
-        verdict = ("audit" if self.audited else "allow") if self.allowed else "deny"
         if self.entrance in ("tunnel", "forward"):
+            verdict = "closed" if self.ended else self._verdict
             kind = "L7_REQUEST" if self.entrance == "tunnel" else "FORWARD"
             return f"{kind} {verdict} {self.method} {self.host}:{self.port}{self.path}"
         kind = {"connect": "CONNECT", "gateway": "GATEWAY", "client": "CLIENT"}[self.entrance]
         if self.ended:
             return f"{kind} closed {self.host}:{self.port}"
         return f"{kind} {'allowed' if self.allowed else 'denied'} {self.host}:{self.port}"
+
+    @property
+    def _verdict(self) -> str:
+        if not self.allowed:
+            return "deny"
+        return "audit" if self.audited else "allow_upgrade" if self.status == 101 else "allow"
 
     def record(self, sandbox: str) -> dict[str, Any]:
         """The event in OCSF's words: class 4002 (HTTP) for a request, 4001 (network) for a connection."""

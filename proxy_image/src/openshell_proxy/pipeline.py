@@ -10,10 +10,14 @@ The entrances translate into it; nothing reaches a destination around it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from openshell_proxy.audit import Audit, Event
 from openshell_proxy.destination import DestinationError, Guard
+from openshell_proxy.messages import Messages
 from openshell_proxy.policy import Decision, Intent, Policy
 from openshell_proxy.refusal import Refusal, denied_connection, denied_destination, denied_request
 from openshell_proxy.relay.exchange import Exchange
@@ -21,6 +25,11 @@ from openshell_proxy.relay.http1 import Header, RequestHead
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.upstream import Origin, Pool, UpstreamStream
 from openshell_proxy.settings import Limits
+
+if TYPE_CHECKING:
+    from openshell_proxy.relay.websocket import Assemblies
+
+OnNewGeneration = Callable[["Generation"], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,19 +50,38 @@ class Pipeline:
         self.audit = audit
         self.limits = limits
         self.pool = Pool(limits, generation.tls)
+        self._watchers: dict[object, OnNewGeneration] = {}
 
     def replace(self, generation: Generation) -> None:
         """Every request from now on is judged by *generation*; those under way end as they began."""
         if generation.tls is not self.generation.tls:
             self.pool.clear()
             self.pool.tls = generation.tls
-        self.generation = generation
+        before, self.generation = self.generation, generation
+        if generation.policy is not before.policy:
+            for watcher in list(self._watchers.values()):
+                watcher(generation)
+
+    def watch(self, on_new_generation: OnNewGeneration) -> Callable[[], None]:
+        """Have *on_new_generation* called at every change of the policy until the function returned here is called.
+
+        For whatever lasts longer than one request: a connection, a tunnel, a WebSocket (spec 2.5). It must not wait.
+        """
+        key = object()
+        self._watchers[key] = on_new_generation
+        return lambda: self._watchers.pop(key, None) and None
+
+    @functools.cached_property
+    def assemblies(self) -> Assemblies:
+        """The places of WebSocket messages that are being gathered, for all connections together."""
+        from openshell_proxy.relay.websocket import Assemblies
+
+        return Assemblies(self.limits.messages)
 
     async def admit(self, intent: Intent, event: Event) -> tuple[Decision, tuple[str, ...]]:
         """The decision and the validated addresses. Raises :class:`Refusal`; *event* gets what was found."""
         decision = self.generation.policy.decide(intent)
-        event.policy, event.rule, event.reason = decision.policy, decision.rule, decision.reason
-        event.engine, event.audited = ("l7" if decision.layer == "l7" else "opa"), decision.audited
+        event.decided(decision)
         if not decision.allowed:
             raise _denied(intent, decision)
         try:
@@ -69,21 +97,33 @@ class Pipeline:
     ) -> bool:  # fmt: skip
         """One request from decision to the response's last byte; True when the client may send another."""
         assert intent.request is not None
+        policy, messages = self.generation.policy, None
         try:
-            _, addresses = await self.admit(intent, event)
+            decision, addresses = await self.admit(intent, event)
 
             async def connect(fresh: bool) -> UpstreamStream:
                 return await self.pool.connect(origin, addresses, fresh)
 
             target = intent.request.path + (f"?{query}" if query else "")
             event.allowed = True
-            return await Exchange(client, head, target, fields, connect, self.pool, event).run()
+            if decision.message_policy:
+                messages = Messages(self, policy, intent, event)
+            return await Exchange(
+                client, head, target, fields, connect, self.pool, event,
+                upgraded=lambda: self.audit.event(dataclasses.replace(event)),
+                open_judged=messages.open if messages else None,
+            ).run()  # fmt: skip
         except Refusal as refusal:
             event.status = refusal.status
             event.reason = event.reason or str(refusal.more.get("reason") or refusal.detail)
             raise
         finally:
-            self.audit.event(event)
+            if messages is not None:
+                messages.end()
+            if event.status == 101:
+                self.audit.ended(event)
+            else:
+                self.audit.event(event)
 
 
 def _denied(intent: Intent, decision: Decision) -> Refusal:

@@ -24,6 +24,21 @@ class SettingsError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class MessageLimits:
+    """Bounds of a WebSocket whose messages are judged (spec 2.7); times in seconds, sizes in bytes."""
+
+    text: int = 4 * 1024 * 1024
+    binary_frame: int = 16 * 1024 * 1024
+    fragments: int = 4096
+    idle: float = 30.0
+    total: float = 120.0
+    write: float = 120.0
+    close: float = 2.0
+    assemblies: int = 32
+    waiting: int = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of the proxy; times in seconds, sizes in bytes."""
 
@@ -37,6 +52,7 @@ class Limits:
     pool_idle: float = 30.0
     pool_per_host: int = 64
     detect: float = 0.1
+    messages: MessageLimits = MessageLimits()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -243,6 +243,19 @@ def answer(body: bytes = b"ok", status: str = "200 OK", *fields: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+WEBSOCKET = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+# The answer to that key: RFC 6455, 1.3.
+SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
+
+
 async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """An origin that answers every request with its request line."""
     while True:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from loopback import HOST, Client, World, answer, hello, read_request, reset, rest
+from loopback import HOST, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
 from openshell_proxy.settings import Limits
 
 
@@ -295,14 +295,14 @@ async def test_a_websocket_is_a_pipe_after_the_upgrade(world: World) -> None:
         _, fields, _ = await read_request(reader)
         assert fields["upgrade"] == "websocket"
         assert fields["connection"] == "Upgrade"
-        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly")
+        writer.write(SWITCHING + b"early")
         while data := await reader.read(1000):
             writer.write(data.upper())
 
     there = await world.origin(origin)
     await world.start(rest(there.port))
     client = await world.client()
-    await client.send(get(there.port, "/", "GET", "Connection: Upgrade", "Upgrade: websocket"))
+    await client.send(get(there.port, "/", "GET", *WEBSOCKET))
     status, fields = await client.head()
     assert status == 101
     assert fields["upgrade"] == "websocket"
@@ -311,10 +311,19 @@ async def test_a_websocket_is_a_pipe_after_the_upgrade(world: World) -> None:
     assert await asyncio.wait_for(client.reader.readexactly(6), 10) == b"FRAMES"
 
 
+async def test_ambiguous_framing_is_answered_and_reaches_nobody(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "POST", "Content-Length: 4", "Transfer-Encoding: chunked"))
+    got = await client.response()
+    assert (got.status, got.json["error"], there.connections) == (400, "invalid_request", 0)
+
+
 async def test_a_switch_nobody_asked_for_is_refused(world: World) -> None:
     async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
-        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        writer.write(SWITCHING)
         await reader.read()
 
     there = await world.origin(origin)

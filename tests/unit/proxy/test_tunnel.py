@@ -10,7 +10,7 @@ import asyncio
 import ssl
 
 import pytest
-from loopback import HOST, Client, World, answer, hello, read_request, reset, rest
+from loopback import HOST, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
 from openshell_proxy.settings import Limits
 
 BIG = bytes(range(256)) * 16_384  # 4 MiB: more than any buffer on the way
@@ -251,7 +251,7 @@ async def test_a_reload_judges_the_next_request_of_an_open_tunnel(world: World) 
 async def test_websocket_over_tls(world: World) -> None:
     async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
-        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        writer.write(SWITCHING)
         while data := await reader.read(1 << 20):
             writer.write(data)
             await writer.drain()
@@ -259,7 +259,7 @@ async def test_websocket_over_tls(world: World) -> None:
     there = await world.origin(origin, tls=True)
     await world.start(rest(there.port))
     client = await world.tunnel(there.port)
-    await client.send(get(f"{HOST}:{there.port}", "/", "Connection: Upgrade", "Upgrade: websocket"))
+    await client.send(get(f"{HOST}:{there.port}", "/", *WEBSOCKET))
     assert (await client.head())[0] == 101
     sending = asyncio.create_task(client.send(BIG))
     assert await asyncio.wait_for(client.reader.readexactly(len(BIG)), 20) == BIG

@@ -78,6 +78,7 @@ class Request:
     method: str
     path: str
     query: Mapping[str, tuple[str, ...]]
+    body: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class Decision:
     """The answer, and all that the rest of the pipeline needs of the endpoints that matched.
 
     ``audited``: the policy says no, but the endpoint's enforcement is ``audit``, so it is forwarded and logged.
+    ``message_policy``: if this request opens a WebSocket, each text message of the client is to be judged too.
     """
 
     allowed: bool
@@ -110,3 +112,4 @@ class Decision:
     allowed_ips: tuple[Network, ...] = ()
     exact_host: bool = False
     allow_encoded_slash: bool = False
+    message_policy: bool = False

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from openshell_proxy.audit import Event
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.http1 import (
     Body,
     Framing,
+    Head,
     Header,
     ProtocolError,
     RequestHead,
@@ -23,15 +25,30 @@ from openshell_proxy.relay.http1 import (
     render_head,
     request_framing,
     response_framing,
+    websocket_upgrade,
 )
 from openshell_proxy.relay.pipe import Pipe
 from openshell_proxy.relay.stream import HeadTooLarge, Stream
+from openshell_proxy.relay.upgrade import bounded_answer, check_switch, safe_offer
 from openshell_proxy.relay.upstream import Pool, UpstreamError, UpstreamStream
 
 MAX_RESPONSE_HEAD = 262_144
 REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 
 Connect = Callable[[bool], Awaitable[UpstreamStream]]
+
+
+class Judged(Protocol):
+    """A WebSocket whose messages are judged: :class:`openshell_proxy.relay.websocket.JudgedWebSocket`."""
+
+    received: int
+    sent: int
+    closing: tuple[int, str] | None
+
+    async def run(self) -> None: ...
+
+
+OpenJudged = Callable[[Stream, UpstreamStream, bool], Judged]
 
 
 class Broken(Exception):
@@ -44,7 +61,11 @@ class _NoAnswer(Exception):
 
 @dataclasses.dataclass(slots=True)
 class Exchange:
-    """``target`` and ``fields`` are what goes on the wire; ``connect(fresh)`` gives a connection to the destination."""
+    """``target`` and ``fields`` are what goes on the wire; ``connect(fresh)`` gives a connection to the destination.
+
+    ``upgraded`` is called when both sides have become a WebSocket. ``open_judged(client, upstream, deflate)`` makes the
+    relay of one whose messages are judged; without it the two sides talk without us.
+    """
 
     client: Stream
     head: RequestHead
@@ -53,14 +74,20 @@ class Exchange:
     connect: Connect
     pool: Pool
     event: Event
+    upgraded: Callable[[], None]
+    open_judged: OpenJudged | None = None
 
     async def run(self) -> bool:
         """Do it; True when the client's connection can carry another request.
 
         Raises :class:`Refusal` while nothing of a response has been sent, :class:`Broken` after.
         """
-        framing = request_framing(self.head)
-        upgrade = self.head.upgrade() == "websocket"
+        try:
+            framing, upgrade = request_framing(self.head), websocket_upgrade(self.head)
+        except ProtocolError as error:
+            raise Refusal(400, "invalid_request", str(error)) from None
+        if upgrade and self.open_judged is not None:
+            self.fields = safe_offer(self.fields)
         body = Body(framing)
         payload = self._first_bytes(body, upgrade)
         upstream = await self._connected(False)
@@ -115,6 +142,7 @@ class Exchange:
             response = await self._response_head(upstream, sending)
             if response.status == 101:
                 await self._upgrade(upstream, response, upgrade)
+                finished = True
                 return False
             keep = await self._respond(upstream, response, sending)
             finished = True
@@ -216,12 +244,37 @@ class Exchange:
             raise Broken(f"the destination's answer broke off: {error}") from None
 
     async def _upgrade(self, upstream: UpstreamStream, head: ResponseHead, asked: bool) -> None:
-        """Switch to a pipe: from here on the two sides talk without us (RFC 9110, 7.8)."""
-        if not asked or b"websocket" not in head.members(b"upgrade"):
+        """The two sides are a WebSocket from here on (RFC 9110, 7.8)."""
+        if not asked:
             raise Refusal(502, "upstream_protocol_error", "the destination switched to a protocol nobody asked for")
+        fields, deflate = self._switched(head)
         self.event.status = 101
-        fields = [*head.end_to_end(), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+        fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+        self.upgraded()
         self.client.write(render_head(b"HTTP/1.1 101 " + head.reason, fields))
+        if self.open_judged is not None:
+            await self._judged(self.open_judged(self.client, upstream, deflate))
+        else:
+            await self._pipe(upstream)
+
+    def _switched(self, head: ResponseHead) -> tuple[list[Header], bool]:
+        try:
+            check_switch(Head(1, self.fields), head)
+            return bounded_answer(head) if self.open_judged is not None else (head.end_to_end(), False)
+        except ProtocolError as error:
+            raise Refusal(502, "upstream_protocol_error", f"the destination's answer is bad: {error}") from None
+
+    async def _judged(self, relay: Judged) -> None:
+        try:
+            await relay.run()
+        finally:
+            self.event.bytes_out += relay.sent
+            self.event.bytes_in += relay.received
+            if relay.closing is not None:
+                self.event.reason = f"closed with {relay.closing[0]}: {relay.closing[1]}"
+
+    async def _pipe(self, upstream: UpstreamStream) -> None:
+        """Bytes both ways, unseen."""
         client, there = self.client.transport, upstream.transport
         if client is None or there is None or self.client.lost or upstream.lost:
             raise Broken("a side was gone before the upgrade")

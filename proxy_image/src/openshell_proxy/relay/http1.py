@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
 import re
 from typing import Literal
@@ -94,11 +96,6 @@ class RequestHead(Head):
         values = self.values(b"host")
         return values[0].decode("latin-1") if values else None
 
-    def upgrade(self) -> str:
-        """The protocol that an Upgrade asks for, lower case, or ""."""
-        asked = self.members(b"upgrade")
-        return asked[0].decode("latin-1") if asked and b"upgrade" in self.members(b"connection") else ""
-
 
 @dataclasses.dataclass(slots=True)
 class ResponseHead(Head):
@@ -153,6 +150,29 @@ def _split(block: bytes) -> tuple[bytes, list[Header]]:
 def request_framing(head: RequestHead) -> Framing:
     """How the request's body ends. Raises :class:`ProtocolError` for every ambiguity (RFC 9112, 6)."""
     return _declared(head) or NO_BODY
+
+
+def websocket_upgrade(head: RequestHead) -> bool:
+    """Whether *head* opens a WebSocket. Raises :class:`ProtocolError` for one that names it and does not keep its rules.
+
+    Source: RFC 6455, 4.2.1; spec 2.7. A body is refused too: after the switch nobody could tell it from frames.
+    """
+    if b"websocket" not in head.members(b"upgrade"):
+        return False
+    if head.method != "GET" or head.minor == 0 or request_framing(head) != NO_BODY:
+        raise ProtocolError("a WebSocket is opened by a GET of HTTP/1.1 without a body")
+    if b"upgrade" not in head.members(b"connection"):
+        raise ProtocolError("a WebSocket is opened with Connection: Upgrade")
+    if head.values(b"sec-websocket-version") != [b"13"]:
+        raise ProtocolError("the only version of WebSocket is 13")
+    keys = head.values(b"sec-websocket-key")
+    try:
+        nonce = base64.b64decode(keys[0], validate=True) if len(keys) == 1 else b""
+    except binascii.Error:
+        nonce = b""
+    if len(nonce) != 16:
+        raise ProtocolError("Sec-WebSocket-Key is not 16 bytes in base64, once")
+    return True
 
 
 def response_framing(head: ResponseHead, method: str) -> Framing:

@@ -1,0 +1,65 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The messages of one WebSocket on their way through the pipeline: policy, audit, and the end of a policy's time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from openshell_proxy.audit import Event
+from openshell_proxy.policy import Decision, Intent, Policy, Request
+from openshell_proxy.relay.stream import Stream
+
+if TYPE_CHECKING:
+    from openshell_proxy.pipeline import Generation, Pipeline
+    from openshell_proxy.relay.websocket import JudgedWebSocket
+
+METHOD = "WEBSOCKET_TEXT"
+RELOADED = (1012, "the policy was reloaded; connect again")
+
+
+class Messages:
+    """Judges the text messages of the WebSocket that *intent* opens, under *policy* and for as long as it is in force.
+
+    *event* is that of the upgrade. :meth:`end` must be called once, whether or not a socket was opened.
+    """
+
+    __slots__ = ("_event", "_intent", "_pipeline", "_policy", "_socket", "_unwatch")
+
+    def __init__(self, pipeline: Pipeline, policy: Policy, intent: Intent, event: Event) -> None:
+        assert intent.request is not None
+        self._pipeline, self._policy, self._event = pipeline, policy, event
+        self._intent = intent
+        self._socket: JudgedWebSocket | None = None
+        self._unwatch = pipeline.watch(self._reloaded)
+
+    def open(self, client: Stream, origin: Stream, deflate: bool) -> JudgedWebSocket:
+        """The relay of the two sides once they have switched; its library is loaded with the first one."""
+        from openshell_proxy.relay.websocket import JudgedWebSocket
+
+        limits, assemblies = self._pipeline.limits.messages, self._pipeline.assemblies
+        self._socket = JudgedWebSocket(client, origin, self._judge, limits, assemblies, deflate)
+        if self._pipeline.generation.policy is not self._policy:
+            self._socket.stop(*RELOADED)  # reloaded between the decision and the switch
+        return self._socket
+
+    def end(self) -> None:
+        self._unwatch()
+
+    def _reloaded(self, _: Generation) -> None:
+        if self._socket is not None:
+            self._socket.stop(*RELOADED)
+
+    def _judge(self, text: bytes) -> Decision:
+        """One message's decision and its line in the audit log; nothing of the text is in either."""
+        asked, upgrade = self._intent, self._intent.request
+        assert upgrade is not None
+        request = Request(METHOD, upgrade.path, upgrade.query, text)
+        decision = self._policy.decide(Intent(asked.host, asked.port, request))
+        event = Event(self._event.entrance, decision.allowed, asked.host, asked.port, METHOD, upgrade.path)
+        event.decided(decision)
+        event.bytes_out = len(text)
+        self._pipeline.audit.event(event)
+        return decision
