@@ -30,7 +30,7 @@ FILE_BYTES = 16 * 1024 * 1024
 FILES_KEPT = 3
 REASON_LENGTH = 256
 
-Entrance = Literal["connect", "tunnel", "forward", "gateway", "client"]
+Entrance = Literal["connect", "tunnel", "forward", "transparent", "dns", "gateway", "client"]
 
 
 @dataclasses.dataclass(slots=True)
@@ -61,11 +61,11 @@ class Event:
 
     @property
     def message(self) -> str:
-        if self.entrance in ("tunnel", "forward"):
+        if self.entrance in ("tunnel", "forward") or self.method:
             verdict = "closed" if self.ended else self._verdict
-            kind = "L7_REQUEST" if self.entrance == "tunnel" else "FORWARD"
+            kind = "FORWARD" if self.entrance == "forward" else "L7_REQUEST"
             return f"{kind} {verdict} {self.method} {self.host}:{self.port}{self.path}"
-        kind = {"connect": "CONNECT", "gateway": "GATEWAY", "client": "CLIENT"}[self.entrance]
+        kind = self.entrance.upper()
         if self.ended:
             return f"{kind} closed {self.host}:{self.port}"
         return f"{kind} {'allowed' if self.allowed else 'denied'} {self.host}:{self.port}"

@@ -22,13 +22,15 @@ from openshell_proxy.authority import Authority, AuthorityError
 from openshell_proxy.configuration import Configuration, write_atomically
 from openshell_proxy.control import serve_control
 from openshell_proxy.destination import Guard, connected_networks
-from openshell_proxy.entrances import gateway_forward
+from openshell_proxy.entrances import gateway_forward, transparent
+from openshell_proxy.entrances.dns import Datagrams, NameServer, RefusedNames, serve_stream
 from openshell_proxy.entrances.listener import Connections, Listener, proxy_port
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.resolver import Resolver
-from openshell_proxy.settings import GATEWAY_PORT, PROXY_PORT, Settings
+from openshell_proxy.settings import DNS_PORT, GATEWAY_PORT, HTTP_PORT, PROXY_PORT, TLS_PORT, Settings
 
 DRAIN_SECONDS = 0.4
+PORTS = (PROXY_PORT, GATEWAY_PORT, HTTP_PORT, TLS_PORT, DNS_PORT)
 
 
 class StartError(Exception):
@@ -39,7 +41,7 @@ class Sidecar:
     """One sidecar from start to stop. ``guard`` and ``ports`` are for tests, which have no sandbox around them."""
 
     def __init__(
-        self, settings: Settings, guard: Guard | None = None, ports: Sequence[int] = (PROXY_PORT, GATEWAY_PORT),
+        self, settings: Settings, guard: Guard | None = None, ports: Sequence[int] = PORTS,
         stdout: Any = None,
     ) -> None:  # fmt: skip
         self.settings = settings
@@ -55,7 +57,11 @@ class Sidecar:
         guard = guard or Guard(own_networks=connected_networks(), resolver=Resolver())
         self.pipeline = Pipeline(self.configuration.load(), guard, self.audit, settings.limits)
         self.connections = Connections(settings.limits.connections)
-        self.listeners: list[Listener] = []
+        self.refused_names = RefusedNames(self.audit)
+        self.names = NameServer(
+            settings, lambda host: self.pipeline.generation.policy.names_host(host), self.refused_names
+        )
+        self.listeners: list[Listener | Datagrams] = []
         self.ports = ports
         self.started = time.time()
 
@@ -65,11 +71,15 @@ class Sidecar:
         serves = (
             proxy_port(pipeline, self.authority),
             lambda sock: gateway_forward.serve(pipeline, sock, settings.gateway),
+            transparent.http_port(pipeline),
+            transparent.tls_port(pipeline, self.authority),
+            lambda sock: serve_stream(self.names, sock, settings.limits.dns_idle),
         )
         try:
             for port, serve in zip(self.ports, serves, strict=True):
                 address = (settings.proxy_ip, port)
                 self.listeners.append(Listener(address, settings.agent_ip, serve, self.audit, self.connections))
+            self.listeners.append(Datagrams(address, settings.agent_ip, self.names))
             self.runner = await serve_control(settings.control_socket, self.status, self.reload)
         except OSError as error:
             self._close_listeners()
@@ -119,6 +129,7 @@ class Sidecar:
         self.pipeline.pool.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.runner.cleanup(), 0.1)
+        self.refused_names.end_of_period()
         self.audit.lifecycle("stopped")
         self.audit.close()
 
@@ -128,8 +139,8 @@ class Sidecar:
         self.listeners.clear()
 
 
-async def _run(settings: Settings) -> None:
-    sidecar = Sidecar(settings)
+async def _run(settings: Settings, ports: Sequence[int]) -> None:
+    sidecar = Sidecar(settings, ports=ports)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -140,10 +151,10 @@ async def _run(settings: Settings) -> None:
     await sidecar.stop()
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, ports: Sequence[int] = PORTS) -> int:
     """Serve until told to stop; the process's exit code."""
     try:
-        uvloop.run(_run(settings))
+        uvloop.run(_run(settings, ports))
     except StartError as error:
         print(f"openshell-proxy {__version__}: {error}", file=sys.stderr)
         return 1

@@ -17,6 +17,9 @@ from openshell_proxy.policy.model import Enforcement
 
 PROXY_PORT = 3128
 GATEWAY_PORT = 8081
+HTTP_PORT = 80
+TLS_PORT = 443
+DNS_PORT = 53
 
 
 class SettingsError(ValueError):
@@ -52,6 +55,7 @@ class Limits:
     pool_idle: float = 30.0
     pool_per_host: int = 64
     detect: float = 0.1
+    dns_idle: float = 10.0
     messages: MessageLimits = MessageLimits()
 
 

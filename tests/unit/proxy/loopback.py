@@ -31,13 +31,14 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 class LoopbackGuard(Guard):
-    """Every allowed name is at 127.0.0.1, which the real guard refuses for good reason (test_destination.py)."""
+    """Every allowed name is at *address*, which the real guard refuses for good reason (test_destination.py)."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
         super().__init__(own_networks=(), resolver=Resolver())
+        self.address = address
 
     async def pin(self, intent: Intent, decision: Decision) -> tuple[str, ...]:
-        return ("127.0.0.1",)
+        return (self.address,)
 
 
 class Origin:
@@ -50,8 +51,8 @@ class Origin:
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, context: ssl.SSLContext | None) -> None:
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+    async def start(self, context: ssl.SSLContext | None, address: str = "127.0.0.1") -> None:
+        self.server = await asyncio.start_server(self._serve, address, 0, ssl=context)
         self.port = self.server.sockets[0].getsockname()[1]
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -163,22 +164,24 @@ class World:
         (self.directory / "state/config/policy.yaml").write_text(json.dumps(document))
 
     async def start(
-        self, *endpoints: dict[str, Any], limits: Limits | None = None, agent_ip: str = "127.0.0.1"
-    ) -> None:
-        """Start the sidecar with a policy of *endpoints*."""
+        self, *endpoints: dict[str, Any], limits: Limits | None = None, agent_ip: str = "127.0.0.1",
+        guard: Guard | None = None, http_port: int = 0, tls_port: int = 0,
+    ) -> None:  # fmt: skip
+        """Start the sidecar with a policy of *endpoints*, on any ports but those that are given."""
         self.write_policy(endpoints)
         settings = self.settings(agent_ip=agent_ip, limits=limits or Limits())
-        self.sidecar = Sidecar(settings, guard=LoopbackGuard(), ports=(0, 0), stdout=self.log)
+        ports = (0, 0, http_port, tls_port, 0)
+        self.sidecar = Sidecar(settings, guard=guard or LoopbackGuard(), ports=ports, stdout=self.log)
         await self.sidecar.start()
 
-    async def origin(self, handler: Handler, *, tls: bool = False) -> Origin:
+    async def origin(self, handler: Handler, *, tls: bool = False, address: str = "127.0.0.1") -> Origin:
         made = Origin(handler)
-        await made.start(self.origin_authority.context(HOST) if tls else None)
+        await made.start(self.origin_authority.context(HOST) if tls else None, address)
         self.origins.append(made)
         return made
 
     async def client(self, listener: int = 0) -> Client:
-        """A connection to the proxy port (0) or the gateway port (1)."""
+        """A connection to a port of the sidecar: proxy (0), gateway (1), HTTP (2), TLS (3), DNS (4)."""
         assert self.sidecar is not None
         reader, writer = await asyncio.open_connection("127.0.0.1", self.sidecar.listeners[listener].port)
         made = Client(reader, writer)

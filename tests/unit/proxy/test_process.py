@@ -16,10 +16,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dns.message
 import pytest
 from openshell_proxy.authority import new_authority
 
 ADDRESS = "127.77.0.1"
+PORTS = (3128, 8081, 10080, 10443, 10053)
+# The real ones but for those below 1024, which a sandbox opens to everybody and a developer's machine does not.
+SERVE = f"""
+import os, sys
+from openshell_proxy.server import serve
+from openshell_proxy.settings import read_settings
+sys.exit(serve(read_settings(os.environ), {PORTS}))
+"""
+SERVING = [sys.executable, "-c", SERVE]
 POLICY = {"version": 1, "network_policies": {"a": {"endpoints": [{"host": "a.test", "port": 443}]}}}
 
 
@@ -50,10 +60,13 @@ class Process:
         command = [sys.executable, "-m", "openshell_proxy", *args]
         return subprocess.run(command, env=self.environ, text=True, capture_output=True, check=False, timeout=30)
 
+    def serve(self) -> subprocess.CompletedProcess[str]:
+        """What is left of a start that is expected to fail."""
+        return subprocess.run(SERVING, env=self.environ, text=True, capture_output=True, check=False, timeout=30)
+
     def start(self) -> None:
-        command = [sys.executable, "-m", "openshell_proxy", "serve"]
         pipe = subprocess.PIPE
-        self.running = subprocess.Popen(command, env=self.environ, text=True, stdout=pipe, stderr=pipe)
+        self.running = subprocess.Popen(SERVING, env=self.environ, text=True, stdout=pipe, stderr=pipe)
         deadline = time.monotonic() + 20
         while not self.ready.exists():
             assert self.running.poll() is None, self.running.communicate()
@@ -80,8 +93,13 @@ def process(tmp_path: Path) -> Iterator[Process]:
 
 def test_ready_means_that_every_listener_is_bound(process: Process) -> None:
     process.start()
-    for port in (3128, 8081):
+    for port in PORTS:
         socket.create_connection((ADDRESS, port), 5).close()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.connect((ADDRESS, PORTS[-1]))
+        client.send(dns.message.make_query("test", "A").to_wire())
+        assert dns.message.from_wire(client.recv(512)).answer
     sentinel = json.loads(process.ready.read_text())
     assert process.running is not None
     assert sentinel["pid"] == process.running.pid
@@ -90,13 +108,19 @@ def test_ready_means_that_every_listener_is_bound(process: Process) -> None:
     assert (process.directory / "tls/ca-bundle.pem").read_text().count("BEGIN CERTIFICATE") > 1
 
 
-def test_a_stale_ready_goes_before_anything_is_bound(process: Process) -> None:
+@pytest.mark.parametrize(
+    ("kind", "port"), [*((socket.SOCK_STREAM, port) for port in PORTS), (socket.SOCK_DGRAM, PORTS[-1])]
+)
+def test_a_port_that_is_taken_means_not_ready_and_a_stale_ready_is_gone(
+    process: Process, kind: socket.SocketKind, port: int
+) -> None:
     process.ready.write_text("from before a reboot")
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind((ADDRESS, 8081))
-        taken.listen()
-        done = process.command("serve")
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind is socket.SOCK_STREAM))
+        taken.bind((ADDRESS, port))
+        if kind is socket.SOCK_STREAM:
+            taken.listen()
+        done = process.serve()
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "cannot listen" in done.stderr

@@ -12,6 +12,9 @@ import re
 from openshell_proxy.refusal import Refusal
 
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/?#\s]+))(?::([0-9]{1,5}))?")
+# A DNS name: labels of letters, digits, - and _ (RFC 1035, 2.3.4 for the sizes), the last one not a number, because
+# 127.1 and 0x7f000001 are addresses to some clients (RFC 1123, 2.1).
+_HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_-]{1,63}\.)*(?!(?:[0-9]+|0x[0-9a-f]*)\Z)[a-z0-9_-]{1,63}")
 _ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
 
 
@@ -32,6 +35,12 @@ def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
     if not host:
         raise Refusal(400, "invalid_request_target", "the destination has no host")
     return host, port
+
+
+def host_name(text: str) -> str:
+    """The DNS name *text* as a policy writes it, lower case without a trailing dot; "" if it is none."""
+    host = text.lower().removesuffix(".")
+    return host if _HOST.fullmatch(host) else ""
 
 
 def split_absolute(target: str) -> tuple[str, str, str]:

@@ -10,8 +10,9 @@ import asyncio
 import dataclasses
 import socket
 import ssl
+from collections.abc import Callable
 
-from openshell_proxy.audit import Event
+from openshell_proxy.audit import Entrance, Event
 from openshell_proxy.authority import Authority
 from openshell_proxy.entrances.authority_form import parse_authority
 from openshell_proxy.entrances.peek import Kind, first_kind, readable
@@ -29,19 +30,24 @@ ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
 
 @dataclasses.dataclass(slots=True)
 class Tunnel:
-    """One CONNECT on *sock*, whose head has been taken off it."""
+    """One connection on *sock* that is to lead to the host and port that *locate* tells, or raises a refusal of.
+
+    ``established`` is what the client is told when it may begin; what it sends next is still on the socket.
+    """
 
     pipeline: Pipeline
     authority: Authority
     sock: socket.socket
-    block: bytes
+    locate: Callable[[], tuple[str, int]]
+    entrance: Entrance = "connect"
+    established: bytes = ESTABLISHED
 
     async def serve(self) -> None:
-        """Raises :class:`Refusal` while the client still waits for the answer to its CONNECT."""
-        event = Event("connect", False, "", 0)
+        """Raises :class:`Refusal` while the client has been told nothing."""
+        event = Event(self.entrance, False, "", 0)
         upstream: socket.socket | None = None
         try:
-            event.host, event.port = self._destination()
+            event.host, event.port = self.locate()
             decision, addresses = await self.pipeline.admit(Intent(event.host, event.port), event)
             if decision.tls == "skip":
                 upstream = await self._dial(addresses, event)
@@ -52,22 +58,11 @@ class Tunnel:
             raise
         finally:
             self.pipeline.audit.event(event)
-        await asyncio.get_running_loop().sock_sendall(self.sock, ESTABLISHED)
+        await asyncio.get_running_loop().sock_sendall(self.sock, self.established)
         if upstream is not None:
             await self._blind(upstream, event)
         else:
             await self._inspect(decision, addresses, event)
-
-    def _destination(self) -> tuple[str, int]:
-        try:
-            head = parse_request_head(self.block)
-        except ProtocolError as error:
-            raise Refusal(400, "invalid_request", str(error)) from None
-        host, port = parse_authority(head.target, None)
-        named = head.host
-        if named is not None and parse_authority(named, port) != (host, port):
-            raise Refusal(421, "misdirected_request", "the Host header is not the host of the CONNECT")
-        return host, port
 
     async def _dial(self, addresses: tuple[str, ...], event: Event) -> socket.socket:
         try:
@@ -83,7 +78,7 @@ class Tunnel:
         if kind in ("tls", "http"):
             if upstream is not None:
                 upstream.close()
-            await self._requests(event.host, event.port, kind == "tls")
+            await self.requests(event.host, event.port, kind == "tls")
         elif kind == "silent":
             self.sock.close()
             if upstream is not None:
@@ -131,10 +126,11 @@ class Tunnel:
             raise ConnectionError(refusal.detail) from None
 
     def _deny(self, event: Event, reason: str, engine: str) -> None:
-        denied = Event("connect", False, event.host, event.port, policy=event.policy, engine=engine, reason=reason)
+        denied = Event(self.entrance, False, event.host, event.port, policy=event.policy, engine=engine, reason=reason)
         self.pipeline.audit.event(denied)
 
-    async def _requests(self, host: str, port: int, tls: bool) -> None:
+    async def requests(self, host: str, port: int, tls: bool) -> None:
+        """Be the destination's end of what the client says: each request is judged by itself, whatever was before."""
         loop = asyncio.get_running_loop()
         client = Stream()
         limits = self.pipeline.limits
@@ -150,7 +146,7 @@ class Tunnel:
         except (ssl.SSLError, OSError, TimeoutError) as error:
             why = getattr(error, "reason", None) or type(error).__name__
             reason = f"TLS with the client failed ({why}); it may pin its certificates: tls: skip passes it uninspected"
-            self._deny(Event("connect", False, host, port), reason, "tls")
+            self._deny(Event(self.entrance, False, host, port), reason, "tls")
             self.sock.close()
             return
         await Requests(self.pipeline, client, "tunnel", within_tunnel(origin), origin).serve(limits.first_head)
@@ -161,12 +157,30 @@ class Tunnel:
         self.pipeline.audit.ended(event)
 
 
+def connect_target(block: bytes) -> tuple[str, int]:
+    """(host, port) of the CONNECT whose head is *block*. Raises :class:`Refusal`."""
+    try:
+        head = parse_request_head(block)
+    except ProtocolError as error:
+        raise Refusal(400, "invalid_request", str(error)) from None
+    host, port = parse_authority(head.target, None)
+    named = head.host
+    if named is not None and parse_authority(named, port) != (host, port):
+        raise Refusal(421, "misdirected_request", "the Host header is not the host of the CONNECT")
+    return host, port
+
+
 async def send_refusal(sock: socket.socket, refusal: Refusal) -> None:
     """Send a refusal so that it arrives even though the client may still be sending, and close."""
+    await send_last(sock, refusal.response())
+
+
+async def send_last(sock: socket.socket, data: bytes) -> None:
+    """Send *data* so that it arrives even though the client may still be sending, and close."""
     client = Stream()
     await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock)
     if not client.lost:
-        client.write(refusal.response())
+        client.write(data)
         await client.linger(LINGER_SECONDS)
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from openshell_proxy.audit import Audit, Event
 from openshell_proxy.authority import Authority
-from openshell_proxy.entrances.connect import Tunnel, send_refusal
+from openshell_proxy.entrances.connect import Tunnel, connect_target, send_refusal
 from openshell_proxy.entrances.peek import peek
-from openshell_proxy.entrances.requests import Requests, absolute_form
+from openshell_proxy.entrances.requests import absolute_form, serve_requests
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.refusal import Refusal
-from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.upstream import Origin
 
 Serve = Callable[[socket.socket], Awaitable[None]]
@@ -101,24 +101,17 @@ def proxy_port(pipeline: Pipeline, authority: Authority) -> Serve:
             return
         end = data.find(b"\r\n\r\n") + 4
         if not data.startswith(b"CONNECT "):
-            await _requests(pipeline, sock)
+            await serve_requests(pipeline, sock, "forward", absolute_form, Origin("", 0, False))
         elif end < 4:
             status = 400 if ended else 431
             refusal = Refusal(status, "invalid_request", "the head of the CONNECT is too large or has no end")
             pipeline.audit.event(Event("connect", False, "", 0, reason=refusal.detail, status=status))
             await send_refusal(sock, refusal)
         else:
-            tunnel = Tunnel(pipeline, authority, sock, sock.recv(end))
+            tunnel = Tunnel(pipeline, authority, sock, partial(connect_target, sock.recv(end)))
             try:
                 await tunnel.serve()
             except Refusal as refusal:
                 await send_refusal(sock, refusal)
 
     return serve
-
-
-async def _requests(pipeline: Pipeline, sock: socket.socket) -> None:
-    client = Stream()
-    await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock)
-    unknown = Origin("", 0, False)
-    await Requests(pipeline, client, "forward", absolute_form, unknown).serve(pipeline.limits.first_head)

@@ -2,11 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Entrances for HTTP requests: absolute-form on the proxy port, and origin-form within an intercepted tunnel."""
+"""Entrances for HTTP requests: absolute-form on the proxy port, origin-form within a tunnel and on port 80."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 from openshell_proxy.audit import Entrance, Event
@@ -58,6 +59,21 @@ def within_tunnel(tunnel: Origin) -> Locate:
     return locate
 
 
+def origin_form(port: int) -> Locate:
+    """The same for requests to :80 of the sidecar itself: their Host names the destination (RFC 9112, 3.2.1).
+
+    *port* is the one that the client connected to, so no other is meant.
+    """
+
+    def locate(head: RequestHead) -> tuple[Origin, str]:
+        host, named = parse_authority(head.host or "", 80)
+        if named != port:
+            raise Refusal(421, "misdirected_request", f"the Host header names port {named}, but this is port {port}")
+        return within_tunnel(Origin(host, port, False))(head)
+
+    return locate
+
+
 def _same_host(head: RequestHead, host: str, port: int, default: int) -> None:
     named = head.host
     if named is None:
@@ -68,6 +84,15 @@ def _same_host(head: RequestHead, host: str, port: int, default: int) -> None:
         same = False
     if not same:
         raise Refusal(421, "misdirected_request", "the Host header is not the host that the request goes to")
+
+
+async def serve_requests(
+    pipeline: Pipeline, sock: socket.socket, entrance: Entrance, locate: Locate, origin: Origin
+) -> None:
+    """Serve unencrypted HTTP on *sock*, of which nothing has been read."""
+    client = Stream()
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock)
+    await Requests(pipeline, client, entrance, locate, origin).serve(pipeline.limits.first_head)
 
 
 class Requests:

@@ -58,6 +58,11 @@ class Policy:
         found += self.any_host.get(port, ())
         return found
 
+    def names_host(self, host: str) -> bool:
+        """Whether some endpoint could allow *host* on some port; endpoints without a host do not count."""
+        ports = {port for _, port in (*self.exact, *self.wild)}
+        return any(endpoint.host for port in ports for endpoint in self._matching(host, port))
+
     def _l4_reason(self, intent: Intent) -> str:
         if self.empty:
             return "network connections not allowed by policy"
