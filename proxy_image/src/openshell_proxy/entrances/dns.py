@@ -92,15 +92,16 @@ class NameServer:
 
     def _resolve(self, question: dns.rrset.RRset, response: dns.message.Message) -> dns.rcode.Rcode:
         name, kind = question.name, question.rdtype
+        shown = name.to_text(omit_final_dot=True).lower()
         if question.rdclass != dns.rdataclass.IN:
-            self.refused(name.to_text(), "a question of another class than IN")
+            self.refused(shown, "a question of another class than IN")
             return dns.rcode.REFUSED
         if dns.rdatatype.is_metatype(kind) and kind != dns.rdatatype.ANY:
-            self.refused(name.to_text(), f"a question for {dns.rdatatype.to_text(kind)}")
+            self.refused(shown, f"a question for {dns.rdatatype.to_text(kind)}")
             return dns.rcode.REFUSED
-        found = self._data(name)
+        found = self._data(name, host_name(shown))
         if found is None:
-            self.refused(host_name(name.to_text()) or name.to_text(), "no endpoint of the policy names this host")
+            self.refused(shown, "no endpoint of the policy names this host")
             response.authority.append(self.soa)
             return dns.rcode.NXDOMAIN
         if found and kind in (found[0], dns.rdatatype.ANY):
@@ -109,13 +110,12 @@ class NameServer:
             response.authority.append(self.soa)
         return dns.rcode.NOERROR
 
-    def _data(self, name: dns.name.Name) -> tuple[dns.rdatatype.RdataType, str] | tuple[()] | None:
+    def _data(self, name: dns.name.Name, host: str) -> tuple[dns.rdatatype.RdataType, str] | tuple[()] | None:
         """The one record (type, text) that *name* has; empty for a name without any, None for one that is not there."""
         if name == dns.name.root:
             return ()
         if name in self.pointers:
             return dns.rdatatype.PTR, self.pointers[name]
-        host = host_name(name.to_text())
         if not host or host in _NEVER_ALLOWED:
             return None
         address = self.own.get(host) or (self.proxy_ip if self.names_host(host) else None)
