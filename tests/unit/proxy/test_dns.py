@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import socket
 import struct
-from pathlib import Path
-from typing import Any
 
 import dns.asyncquery
 import dns.edns
 import dns.flags
 import dns.message
 import dns.name
-import dns.opcode
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
@@ -27,49 +23,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback import HOST, World, rest
+from name_server import AGENT, PROXY, Asked, check_any_message
 from openshell_proxy.entrances import dns as entrance
-from openshell_proxy.entrances.dns import NameServer, render
-from openshell_proxy.policy import load_policy
-from openshell_proxy.settings import Limits, Settings
+from openshell_proxy.entrances.dns import render
+from openshell_proxy.settings import Limits
 
-PROXY, AGENT = "10.89.0.2", "10.89.0.3"
 DNS_TCP, DNS_UDP = 4, 5
 SECONDS = 10
-
-ENDPOINTS = [
-    {"host": "api.example.com", "port": 443},
-    {"host": "*.wild.example.com", "port": 8443},
-    {"host": "**.deep.example.com", "port": 443},
-    {"host": "under_score.example.com", "port": 443},
-    {"host": "xn--bcher-kva.example", "port": 443},
-    {"host": "93.184.216.34", "port": 443},
-    {"host": "2130706433", "port": 443},
-    {"host": "metadata.google.internal", "port": 80},
-    {"host": "host.containers.internal", "port": 80},
-    {"port": 9418, "allowed_ips": ["198.18.0.0/15"]},
-]
-POLICY = load_policy(json.dumps({"version": 1, "network_policies": {"a": {"endpoints": ENDPOINTS}}}))
-
-
-class Asked:
-    """A name server for the sandbox ``demo``, without its sockets."""
-
-    def __init__(self) -> None:
-        self.refused: list[tuple[str, str]] = []
-        nowhere = Path("/nowhere")
-        settings = Settings("demo", "demo", PROXY, AGENT, None, "enforce", nowhere, nowhere, nowhere, nowhere)
-        self.server = NameServer(settings, POLICY.names_host, lambda name, why: self.refused.append((name, why)))
-
-    def wire(self, wire: bytes, *, udp: bool = True) -> dns.message.Message:
-        response = self.server.answer(wire, udp=udp)
-        assert response is not None
-        return dns.message.from_wire(response)
-
-    def __call__(self, name: str | dns.name.Name, kind: str = "A", **more: Any) -> dns.message.Message:
-        query = dns.message.make_query(name, kind, **more)
-        response = self.wire(query.to_wire())
-        assert query.is_response(response)
-        return response
 
 
 @pytest.fixture
@@ -301,20 +261,6 @@ QUERIES = st.builds(
 @given(wire=st.one_of(st.binary(max_size=600), QUERIES), udp=st.booleans())
 def test_no_bytes_unsettle_it_or_make_it_name_an_address(wire: bytes, udp: bool) -> None:
     check_any_message(wire, udp)
-
-
-def check_any_message(wire: bytes, udp: bool) -> None:
-    """What holds for every message; the fuzz target calls it too."""
-    ask = Asked()
-    response = ask.server.answer(wire, udp=udp)
-    if response is None:
-        return
-    assert len(response) <= max(512, 1232 if udp else 65_535)
-    answered = dns.message.from_wire(response)
-    assert answered.id == int.from_bytes(wire[:2], "big")
-    for rrset in answered.answer:
-        host = rrset.name.to_text(omit_final_dot=True).lower()
-        assert host.endswith(".in-addr.arpa") or host in ask.server.own or POLICY.names_host(host)
 
 
 async def query(world: World, name: str, kind: str = "A", *, tcp: bool = False) -> dns.message.Message:
