@@ -27,6 +27,7 @@ from cryptography.x509.oid import NameOID
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = "it-main"
+NAMED = "origin.it.example"  # in the origin's certificate; resolves where a test makes it resolve
 
 
 def podman(*args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -76,21 +77,22 @@ class Origin:
         self.address = _host_address()
         self.ca_bundle = directory / "bundle.pem"
         key_file, self.root = _certificate(directory, self.address)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(key_file)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(key_file)
         self.files = directory / "www"
         self.files.mkdir()
         (self.files / "hello.txt").write_text("hello from outside\n")
-        self.http = self._serve(None)
-        self.https = self._serve(context)
+        self.http = self.serve(None).server_port
+        self.https = self.serve(self.context).server_port
         self.services = {
-            "git": services.git(directory / "git", self.address, context),
-            "events": services.events(self.address, context),
-            "websocket": services.websocket(self.address, context),
+            "git": services.git(directory / "git", self.address, self.context),
+            "events": services.events(self.address, self.context),
+            "websocket": services.websocket(self.address, self.context),
             "rpc": services.rpc(self.address, key_file.read_bytes()),
         }
 
-    def _serve(self, context: ssl.SSLContext | None) -> int:
+    def serve(self, context: ssl.SSLContext | None, port: int = 0) -> http.server.HTTPServer:
+        """One more server for the same files."""
         files = str(self.files)
 
         class Handler(http.server.SimpleHTTPRequestHandler):
@@ -102,12 +104,12 @@ class Origin:
             def log_message(self, *args: object) -> None:
                 pass
 
-        server = http.server.ThreadingHTTPServer((self.address, 0), Handler)
+        server = http.server.ThreadingHTTPServer((self.address, port), Handler)
         server.daemon_threads = True
         if context is not None:
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        return int(server.server_address[1])
+        return server
 
 
 def _host_address() -> str:
@@ -121,6 +123,7 @@ def _certificate(directory: Path, address: str) -> tuple[Path, str]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "integration test origin")])
     now = datetime.datetime.now(datetime.UTC)
+    names = [x509.IPAddress(ipaddress.ip_address(address)), x509.DNSName(NAMED)]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -129,7 +132,7 @@ def _certificate(directory: Path, address: str) -> tuple[Path, str]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

@@ -115,6 +115,13 @@ def test_no_other_name_exists(ask: Asked, name: str, kind: str) -> None:
     assert ask.refused == [(shown, "no endpoint of the policy names this host")]
 
 
+@pytest.mark.parametrize("name", [r"a\.b.example.com", "127.0.0.1", "a b.example.com", "*.example.com"])
+def test_what_can_be_no_host_is_not_even_asked_about(ask: Asked, name: str) -> None:
+    ask.server.names_host = lambda host: True
+    assert data(ask("any.example.com")) == [PROXY]
+    assert ask(name).rcode() == dns.rcode.NXDOMAIN
+
+
 @pytest.mark.parametrize("name", ["api.example.com", "demo", "localhost", "."])
 @pytest.mark.parametrize("kind", ["AAAA", "MX", "TXT", "HTTPS", "SVCB", "SRV", "NS", "CNAME", "TYPE65280"])
 def test_other_types_have_no_data_and_say_for_how_long(ask: Asked, name: str, kind: str) -> None:
