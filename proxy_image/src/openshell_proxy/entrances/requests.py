@@ -66,9 +66,7 @@ def origin_form(port: int) -> Locate:
     """
 
     def locate(head: RequestHead) -> tuple[Origin, str]:
-        host, named = parse_authority(head.host or "", 80)
-        if named != port:
-            raise Refusal(421, "misdirected_request", f"the Host header names port {named}, but this is port {port}")
+        host, _ = parse_authority(head.host or "", 80)
         return within_tunnel(Origin(host, port, False))(head)
 
     return locate
