@@ -249,7 +249,7 @@ async def test_what_is_no_hello_is_refused(world: World, first: bytes, detail: s
 
 
 async def test_a_hello_that_never_ends_is_refused_in_time(world: World) -> None:
-    await https(world, rest(443), port=0, limits=Limits(first_head=0.1))
+    await https(world, rest(443), port=0, limits=Limits(first_head=0.5))
     client = await world.client(TLS)
     await client.send(client_hello(HOST)[:-1])
     assert await client.ended() == b""
