@@ -20,7 +20,7 @@ import dns.message
 import pytest
 from openshell_proxy.authority import new_authority
 
-ADDRESS = "127.77.0.1"
+ADDRESS = f"127.77.{os.getpid() // 256 % 256}.{os.getpid() % 256}"  # another one for a run beside this one
 PORTS = (3128, 8081, 10080, 10443, 10053)
 # The real ones but for those below 1024, which a sandbox opens to everybody and a developer's machine does not.
 SERVE = f"""
