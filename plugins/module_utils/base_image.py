@@ -95,7 +95,8 @@ def bootstrap(podman: Podman, name: str, packages: Sequence[str]) -> None:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
     ) as maker:
-        assert maker.stdin is not None and maker.stdout is not None and maker.stderr is not None
+        if maker.stdin is None or maker.stdout is None or maker.stderr is None:
+            raise AssertionError("pipes that were asked for are there")
         maker.stdin.write(package_sources().encode())
         maker.stdin.close()
         imported = subprocess.run(

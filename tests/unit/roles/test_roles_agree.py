@@ -70,7 +70,7 @@ def test_the_reserved_word_name_is_read_in_one_line_only(playbook: Path) -> None
 
 
 def test_no_role_reads_the_reserved_word_name() -> None:
-    templates = [path for path in ROOT.glob("roles/*/*/*.yml")]
+    templates = list(ROOT.glob("roles/*/*/*.yml"))
     reading = [path for path in templates if re.search(r"\{\{\s*name\b", path.read_text())]
     assert templates
     assert reading == []
