@@ -4,7 +4,7 @@ PLAYBOOK := .venv/bin/ansible-playbook
 NAME ?= demo
 CASES ?= tests/conformance/cases.jsonl
 
-.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance integration clean-host
+.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance build sanity integration clean-host
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -23,14 +23,15 @@ sandbox: bootstrap ## make sandbox NAME=demo: create a sandbox and prove it
 	@scripts/prove.sh $(NAME)
 	@echo "Enter it with: podman exec -it openshell-agent-$(NAME) bash"
 
-test: test-quick integration ## everything that CI runs
+test: test-quick sanity integration ## everything that CI runs
 
 test-quick: lint types unit conformance ## lint, types, unit, conformance
 
-lint: bootstrap-dev ## ruff, yamllint
+lint: bootstrap-dev ## ruff, yamllint, ansible-lint, changelog and documentation
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/yamllint -s .
+	@scripts/lint_collection.sh
 
 types: bootstrap-dev ## mypy --strict
 	@MYPYPATH=proxy_image/src .venv/bin/mypy proxy_image/src/openshell_proxy
@@ -41,6 +42,12 @@ unit: bootstrap-dev ## unit tests of the collection and of the proxy
 
 conformance: bootstrap-dev ## make conformance CASES=FILE: policy and protocol cases through the real engine
 	@PYTHONPATH=proxy_image/src .venv/bin/python tests/conformance/run.py $(CASES)
+
+build: bootstrap ## the collection's tarball, in .work/build
+	@scripts/build.sh
+
+sanity: bootstrap-dev ## ansible-test sanity on the collection as it is built
+	@scripts/sanity.sh
 
 integration: bootstrap-dev ## real Podman, real clients
 	@.venv/bin/pytest tests/integration

@@ -18,6 +18,8 @@ options:
     description: Path of a directory on the controller.
     type: path
     required: true
+author:
+  - The openshell.sandbox contributors (@openshell)
 """
 
 EXAMPLES = r"""

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Dict, Mapping, cast
 
 import yaml
 from ansible.errors import AnsibleFilterError
@@ -81,8 +81,7 @@ def _with_entries(text: str, entries: Mapping[str, Any]) -> str:
         raise AnsibleFilterError("openshell_policy must hold a mapping with version and network_policies")
     for key, value in root.value:
         if key.value == "network_policies" and isinstance(value, yaml.MappingNode):
-            assert isinstance(added, yaml.MappingNode)
-            value.value.extend(added.value)
+            value.value.extend(cast(yaml.MappingNode, added).value)
             value.flow_style = False
             break
     else:

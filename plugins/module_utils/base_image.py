@@ -10,9 +10,9 @@ import os
 import shutil
 import subprocess
 import urllib.error
-import urllib.request
 from typing import Dict, List, Sequence
 
+from ansible.module_utils.urls import open_url
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, last_words
 
 PROBE_SECONDS = 5
@@ -26,8 +26,8 @@ class NoBase(Exception):
 def os_release(path: str = "/etc/os-release") -> Dict[str, str]:
     """os-release(5) as a mapping."""
     with open(path, encoding="utf-8") as handle:
-        pairs = [line.rstrip("\n").partition("=") for line in handle if "=" in line]
-    return {key: value.strip("\"'") for key, _, value in pairs}
+        pairs = [line.rstrip("\n").split("=", 1) for line in handle if "=" in line]
+    return {key: value.strip("\"'") for key, value in pairs}
 
 
 def registry_answers(reference: str) -> bool:
@@ -35,7 +35,7 @@ def registry_answers(reference: str) -> bool:
     host = reference.split("/", 1)[0]
     host = "registry-1.docker.io" if host == "docker.io" else host
     try:
-        with urllib.request.urlopen(f"https://{host}/v2/", timeout=PROBE_SECONDS) as answer:
+        with open_url(f"https://{host}/v2/", timeout=PROBE_SECONDS) as answer:
             return int(answer.status) == 200
     except urllib.error.HTTPError as error:
         return error.code == 401
@@ -95,7 +95,8 @@ def bootstrap(podman: Podman, name: str, packages: Sequence[str]) -> None:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
     ) as maker:
-        assert maker.stdin is not None and maker.stdout is not None and maker.stderr is not None
+        if maker.stdin is None or maker.stdout is None or maker.stderr is None:
+            raise AssertionError("pipes that were asked for are there")
         maker.stdin.write(package_sources().encode())
         maker.stdin.close()
         imported = subprocess.run(

@@ -14,7 +14,8 @@ import sys
 from html.parser import HTMLParser
 from typing import Callable, Dict, Iterable, List, Sequence, Set, Tuple
 from urllib.parse import urljoin, urlsplit, urlunsplit
-from urllib.request import Request, urlopen
+
+from ansible.module_utils.urls import open_url
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -100,7 +101,7 @@ def index_links(index: str) -> List[str]:
     """Where the files of a simple index (PEP 503) lie, from its page of one package; [] when it does not answer."""
     page = urljoin(index.rstrip("/") + "/", "pip/")
     try:
-        with urlopen(Request(page, headers={"Accept": "text/html"}), timeout=10) as answer:
+        with open_url(page, headers={"Accept": "text/html"}, timeout=10) as answer:
             parser = _Links()
             parser.feed(answer.read(2_000_000).decode(errors="replace"))
     except (OSError, ValueError):

@@ -1,9 +1,7 @@
+#!/usr/bin/python
 # Copyright: the openshell.sandbox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
-#!/usr/bin/python
-"""Module ``image``: the proxy image and the agent's."""
 
 from __future__ import annotations
 

@@ -7,10 +7,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
 from conftest import Origin, changed, inside, ours, playbook, podman
+
+# An entry of a result's list of what was made, as the YAML form of a verbose run shows it.
+CREATED = re.compile(r"kind: (\w+)\n\s+name: (\S+)")
 
 
 def test_creating_twice_changes_nothing(sandbox: str, variables: dict[str, object]) -> None:
@@ -24,6 +28,19 @@ def test_check_mode_tells_the_truth_before_the_first_creation() -> None:
     assert checked.returncode == 0, checked.stdout[-3000:]
     assert changed(checked) > 0
     assert all(ours(kind, "it-check") == [] for kind in ("container", "network", "volume", "secret"))
+
+
+def test_check_mode_names_what_creation_then_creates() -> None:
+    name = "it-truth"
+    checked = playbook("create_sandbox", "--check", "--diff", "-v", sandbox_name=name)
+    try:
+        made = playbook("create_sandbox", "--diff", "-v", sandbox_name=name)
+        assert made.returncode == 0, made.stdout[-3000:]
+        exists = {(kind, one) for kind in ("container", "network", "volume", "secret") for one in ours(kind, name)}
+        assert set(CREATED.findall(checked.stdout)) == exists, checked.stdout[-3000:]
+        assert changed(checked) == changed(made)
+    finally:
+        playbook("delete_sandbox", sandbox_name=name)
 
 
 def test_a_hand_made_connection_is_found_and_put_right(sandbox: str, variables: dict[str, object]) -> None:
