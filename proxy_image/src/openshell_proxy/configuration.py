@@ -18,7 +18,9 @@ from openshell_proxy import __version__
 from openshell_proxy.authority import bundle, upstream_context
 from openshell_proxy.pipeline import Generation
 from openshell_proxy.policy import Policy, PolicyError, deny_all, load_policy
+from openshell_proxy.relay.dialer import Dialer
 from openshell_proxy.settings import Settings
+from openshell_proxy.upstream_proxy import authorization
 
 SYSTEM_ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -47,26 +49,36 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
 
 @dataclasses.dataclass(slots=True)
 class Configuration:
-    """Loads generations and tells about them. ``error`` says why the files as last read are not in force."""
+    """Loads generations and tells about them. ``error`` says why the files as last read are not in force.
+
+    What then is in force: the last good policy, or (``fail_closed``, ``quarantined``) one that denies all (spec 2.12).
+    """
 
     settings: Settings
     generation: Generation | None = None
     error: str = ""
     read_policy_digest: str = ""
     read_upstream_ca_digest: str = ""
+    trusted_digest: str = ""
+    quarantined: bool = False
 
     def load(self) -> Generation:
         """The generation to serve: the files' if they are good, else the last good one, else one that denies all."""
         policy_bytes = read_bytes(self.settings.policy_file)
         upstream_bytes = read_bytes(self.settings.upstream_ca_file)
         self.read_policy_digest = digest(policy_bytes)
-        changed_trust = self.generation is None or digest(upstream_bytes) != self.read_upstream_ca_digest
         self.read_upstream_ca_digest = digest(upstream_bytes)
         self.error = ""
-        tls = self._trust(upstream_bytes) if changed_trust or self.generation is None else self.generation.tls
+        before = self.generation
+        tls = self._trust(upstream_bytes)
+        dialer = self._dialer()
         policy = self._policy(policy_bytes)
-        number = self.generation.number + 1 if self.generation else 1
-        self.generation = Generation(number, policy, tls)
+        self.quarantined = bool(self.error) and (before is None or self.settings.failure_mode == "fail_closed")
+        if self.quarantined:
+            policy = deny_all()
+        if before and policy.digest == before.policy.digest:
+            policy = before.policy  # the very same: connections have nothing to begin anew for
+        self.generation = Generation(before.number + 1 if before else 1, policy, tls, dialer)
         return self.generation
 
     def _policy(self, data: bytes) -> Policy:
@@ -82,11 +94,26 @@ class Configuration:
         return self.generation.policy if self.generation else deny_all()
 
     def _trust(self, data: bytes) -> ssl.SSLContext:
+        if self.generation and digest(data) == self.trusted_digest:
+            return self.generation.tls
         try:
-            return upstream_context(data.decode("ascii", "ignore") if data.strip() else "")
+            made = upstream_context(data.decode("ascii", "ignore") if data.strip() else "")
+            self.trusted_digest = digest(data)
+            return made
         except ssl.SSLError as error:
             self.error = f"the upstream CA bundle is not PEM certificates: {error.reason}"
         return self.generation.tls if self.generation else upstream_context("")
+
+    def _dialer(self) -> Dialer:
+        before = self.generation.dialer if self.generation else None
+        secret = read_bytes(self.settings.upstream_proxy_auth_file) if self.settings.upstream_proxy else b""
+        try:
+            header = authorization(secret.decode("ascii")) if secret.strip() else b""
+        except ValueError:
+            self.error = "the upstream proxy's credentials are not user:password in printable ASCII on one line"
+            header = before.authorization if before else b""
+        made = Dialer(self.settings.limits, self.settings.upstream_proxy, header)
+        return before if before == made else made
 
     def trust_bundle(self, authority: bytes) -> str:
         """What replaces a tool's trust store in the agent: system roots and our authority."""
@@ -106,6 +133,7 @@ class Configuration:
             "read_policy_digest": self.read_policy_digest,
             "read_upstream_ca_digest": self.read_upstream_ca_digest,
             "policy_error": self.error,
+            "quarantined": self.quarantined,
         }
 
 

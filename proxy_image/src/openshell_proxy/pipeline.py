@@ -9,6 +9,7 @@ The entrances translate into it; nothing reaches a destination around it.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import ssl
@@ -20,11 +21,13 @@ from openshell_proxy.destination import DestinationError, Guard
 from openshell_proxy.messages import Messages
 from openshell_proxy.policy import Decision, Intent, Policy
 from openshell_proxy.refusal import Refusal, denied_connection, denied_destination, denied_request
-from openshell_proxy.relay.exchange import Exchange
+from openshell_proxy.relay.dialer import Dialer
+from openshell_proxy.relay.exchange import Broken, Exchange
 from openshell_proxy.relay.http1 import Header, RequestHead
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.upstream import Origin, Pool, UpstreamStream
 from openshell_proxy.settings import Limits
+from openshell_proxy.under_way import UnderWay
 
 if TYPE_CHECKING:
     from openshell_proxy.relay.websocket import Assemblies
@@ -39,25 +42,30 @@ class Generation:
     number: int
     policy: Policy
     tls: ssl.SSLContext
+    dialer: Dialer
 
 
 class Pipeline:
-    """Judges intents under the generation of the moment and carries out what is allowed."""
+    """Judges intents under the generation of the moment and carries out what is allowed.
+
+    A request is judged by the generation that is in force when its head is complete: from there to the decision nothing
+    waits.
+    """
 
     def __init__(self, generation: Generation, guard: Guard, audit: Audit, limits: Limits) -> None:
         self.generation = generation
         self.guard = guard
         self.audit = audit
         self.limits = limits
-        self.pool = Pool(limits, generation.tls)
+        self.pool = Pool(limits, generation.tls, generation.dialer)
+        self.under_way = UnderWay(limits)
         self._watchers: dict[object, OnNewGeneration] = {}
 
     def replace(self, generation: Generation) -> None:
         """Every request from now on is judged by *generation*; those under way end as they began."""
-        if generation.tls is not self.generation.tls:
-            self.pool.clear()
-            self.pool.tls = generation.tls
         before, self.generation = self.generation, generation
+        if generation.tls is not before.tls or generation.dialer != before.dialer:
+            self.pool.renew(generation.tls, generation.dialer)
         if generation.policy is not before.policy:
             for watcher in list(self._watchers.values()):
                 watcher(generation)
@@ -99,6 +107,7 @@ class Pipeline:
         assert intent.request is not None
         policy, messages = self.generation.policy, None
         try:
+            self.under_way.begin(event)
             decision, addresses = await self.admit(intent, event)
 
             async def connect(fresh: bool) -> UpstreamStream:
@@ -114,10 +123,19 @@ class Pipeline:
                 open_judged=messages.open if messages else None,
             ).run()  # fmt: skip
         except Refusal as refusal:
-            event.status = refusal.status
-            event.reason = event.reason or str(refusal.more.get("reason") or refusal.detail)
+            event.refused(refusal)
             raise
+        except asyncio.CancelledError:
+            if not self.under_way.expired(event):
+                raise
+            event.reason = f"no byte came for {self.limits.idle:g} seconds"
+            if event.status:
+                raise Broken(event.reason) from None
+            event.status = 504
+            detail = f"{intent.host}:{intent.port} did not answer: {event.reason}"
+            raise Refusal(504, "upstream_timeout", detail) from None
         finally:
+            self.under_way.end(event)
             if messages is not None:
                 messages.end()
             if event.status == 101:

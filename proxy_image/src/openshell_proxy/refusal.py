@@ -17,18 +17,23 @@ REASONS = {
     431: "Request Header Fields Too Large",
     502: "Bad Gateway",
     503: "Service Unavailable",
+    504: "Gateway Timeout",
 }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Refusal(Exception):
-    """An answer that ends the connection. ``code`` and ``detail`` as in spec 2.2; ``more`` goes into the body."""
+    """An answer that ends the connection. ``code`` and ``detail`` as in spec 2.2; ``more`` goes into the body.
+
+    ``retry_after``: seconds after which it is worth another try; 0 for never.
+    """
 
     status: int
     code: str
     detail: str
     policy: str = ""
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
+    retry_after: int = 0
 
     def response(self, head_only: bool = False) -> bytes:
         """The whole HTTP/1.1 response; a HEAD request gets no body."""
@@ -39,6 +44,8 @@ class Refusal(Exception):
         )
         if self.policy:
             head += f"X-OpenShell-Policy: {self.policy}\r\n"
+        if self.retry_after:
+            head += f"Retry-After: {self.retry_after}\r\n"
         return head.encode() + b"\r\n" + (b"" if head_only else body)
 
 

@@ -62,6 +62,7 @@ class Sidecar:
             settings, lambda host: self.pipeline.generation.policy.names_host(host), self.refused_names
         )
         self.listeners: list[Listener | Datagrams] = []
+        self.sweeper: asyncio.Task[None] | None = None
         self.ports = ports
         self.started = time.time()
 
@@ -69,16 +70,16 @@ class Sidecar:
         """Bind everything, then say so. Raises :class:`StartError`."""
         pipeline, settings = self.pipeline, self.settings
         serves = (
-            proxy_port(pipeline, self.authority),
-            lambda sock: gateway_forward.serve(pipeline, sock, settings.gateway),
-            transparent.http_port(pipeline),
-            transparent.tls_port(pipeline, self.authority),
-            lambda sock: serve_stream(self.names, sock, settings.limits.dns_idle),
+            (proxy_port(pipeline, self.authority), True),
+            (lambda sock: gateway_forward.serve(pipeline, sock, settings.gateway), False),
+            (transparent.http_port(pipeline), True),
+            (transparent.tls_port(pipeline, self.authority), False),
+            (lambda sock: serve_stream(self.names, sock, settings.limits.dns_idle), False),
         )
         try:
-            for port, serve in zip(self.ports, serves, strict=True):
+            for port, (serve, http) in zip(self.ports, serves, strict=True):
                 address = (settings.proxy_ip, port)
-                self.listeners.append(Listener(address, settings.agent_ip, serve, self.audit, self.connections))
+                self.listeners.append(Listener(address, settings.agent_ip, serve, self.audit, self.connections, http))
             self.listeners.append(Datagrams(address, settings.agent_ip, self.names))
             self.runner = await serve_control(settings.control_socket, self.status, self.reload)
         except OSError as error:
@@ -86,6 +87,7 @@ class Sidecar:
             raise StartError(f"cannot listen at {settings.proxy_ip}: {error.strerror}") from None
         for listener in self.listeners:
             listener.begin()
+        self.sweeper = asyncio.get_running_loop().create_task(pipeline.under_way.watch())
         self._publish()
         self.audit.lifecycle("started", **self.configuration.report())
 
@@ -96,11 +98,11 @@ class Sidecar:
         write_atomically(self.ready_file, self.configuration.sentinel())
 
     def reload(self) -> dict[str, Any]:
-        """Read the configuration again; a bad one leaves the generation's policy as it was."""
+        """Read the configuration again; what a bad one leaves in force is the failure mode's choice (spec 2.12)."""
         self.pipeline.replace(self.configuration.load())
         write_atomically(self.ready_file, self.configuration.sentinel())
         report = self.configuration.report()
-        self.audit.lifecycle("policy refused" if report["policy_error"] else "policy loaded", **report)
+        self.audit.lifecycle(_told(report), **report)
         return report
 
     def status(self) -> dict[str, Any]:
@@ -110,7 +112,9 @@ class Sidecar:
             "requests_allowed": self.audit.allowed,
             "requests_denied": self.audit.denied,
             "audit_lines_dropped": self.audit.dropped,
+            "audit_file_error": self.audit.file_error,
             "connections": len(self.connections.tasks),
+            "requests_under_way": len(self.pipeline.under_way),
             "uptime_seconds": int(time.time() - self.started),
             "started": int(self.started),
         }
@@ -119,6 +123,8 @@ class Sidecar:
         """No longer ready, no new connection, a moment for those under way, then the end: within a second."""
         self.ready_file.unlink(missing_ok=True)
         self._close_listeners()
+        if self.sweeper is not None:
+            self.sweeper.cancel()
         if self.connections.tasks:
             await asyncio.wait(self.connections.tasks, timeout=DRAIN_SECONDS)
         tasks = list(self.connections.tasks)
@@ -137,6 +143,12 @@ class Sidecar:
         for listener in self.listeners:
             listener.close()
         self.listeners.clear()
+
+
+def _told(report: dict[str, Any]) -> str:
+    if report["quarantined"]:
+        return "policy refused, everything is denied"
+    return "policy refused" if report["policy_error"] else "policy loaded"
 
 
 async def _run(settings: Settings, ports: Sequence[int]) -> None:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 from urllib.parse import urlsplit
 
 from openshell_proxy.policy.model import Enforcement
+from openshell_proxy.upstream_proxy import UpstreamProxy, parse_upstream_proxy
 
 PROXY_PORT = 3128
 GATEWAY_PORT = 8081
 HTTP_PORT = 80
 TLS_PORT = 443
 DNS_PORT = 53
+
+FailureMode = Literal["retain_last_valid", "fail_closed"]
 
 
 class SettingsError(ValueError):
@@ -43,10 +47,18 @@ class MessageLimits:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the proxy; times in seconds, sizes in bytes."""
+    """Bounds of the proxy; times in seconds, sizes in bytes.
 
+    ``proxy_head`` is for a CONNECT or absolute-form request, ``head`` for one within a tunnel (spec 2.1). ``idle`` is
+    how long a stream or a tunnel may stand without a byte; there is no limit on how long it lasts.
+    """
+
+    proxy_head: int = 8192
     head: int = 16_384
+    headers: int = 200
     connections: int = 1024
+    requests: int = 1024
+    idle: float = 3600.0
     first_head: float = 30.0
     keep_alive: float = 300.0
     handshake: float = 15.0
@@ -57,6 +69,22 @@ class Limits:
     detect: float = 0.1
     dns_idle: float = 10.0
     messages: MessageLimits = MessageLimits()
+
+
+# What an operator may set, and between which values. The collection's preflight has the same table.
+LIMIT_RANGES: Mapping[str, tuple[float, float]] = {
+    "proxy_head": (1024, 65_536),
+    "head": (1024, 65_536),
+    "headers": (8, 1000),
+    "connections": (1, 16_000),
+    "requests": (1, 16_000),
+    "idle": (1, 604_800),
+    "first_head": (1, 3600),
+    "keep_alive": (1, 86_400),
+    "handshake": (1, 300),
+    "connect_each": (1, 300),
+    "connect_total": (1, 600),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,6 +102,8 @@ class Settings:
     run_dir: Path
     authority: Path
     limits: Limits = Limits()
+    failure_mode: FailureMode = "retain_last_valid"
+    upstream_proxy: UpstreamProxy | None = None
 
     @property
     def policy_file(self) -> Path:
@@ -82,6 +112,10 @@ class Settings:
     @property
     def upstream_ca_file(self) -> Path:
         return self.state_dir / "config" / "upstream-ca.pem"
+
+    @property
+    def upstream_proxy_auth_file(self) -> Path:
+        return self.state_dir / "config" / "upstream-proxy-auth"
 
     @property
     def audit_file(self) -> Path:
@@ -99,6 +133,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     enforcement = environ.get("OPENSHELL_DEFAULT_ENFORCEMENT") or "enforce"
     if enforcement not in ("enforce", "audit"):
         raise SettingsError(f"OPENSHELL_DEFAULT_ENFORCEMENT is '{enforcement}'; set enforce or audit")
+    failure_mode = environ.get("OPENSHELL_POLICY_FAILURE_MODE") or "retain_last_valid"
+    if failure_mode not in ("retain_last_valid", "fail_closed"):
+        raise SettingsError(f"OPENSHELL_POLICY_FAILURE_MODE is '{failure_mode}'; set retain_last_valid or fail_closed")
     sandbox = _required(environ, "OPENSHELL_SANDBOX")
     return Settings(
         sandbox=sandbox,
@@ -111,7 +148,46 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         state_dir=Path(environ.get("OPENSHELL_STATE_DIR") or "/var/lib/openshell"),
         run_dir=Path(environ.get("OPENSHELL_RUN_DIR") or "/run/openshell"),
         authority=Path(environ.get("OPENSHELL_AUTHORITY") or "/etc/openshell/authority.pem"),
+        limits=_limits(environ.get("OPENSHELL_PROXY_LIMITS", "")),
+        failure_mode=cast(FailureMode, failure_mode),
+        upstream_proxy=_upstream_proxy(environ),
     )
+
+
+def _limits(text: str) -> Limits:
+    """A JSON object of names and numbers over the defaults."""
+    try:
+        wanted = json.loads(text or "{}")
+    except ValueError:
+        wanted = None
+    if not isinstance(wanted, dict):
+        raise SettingsError("OPENSHELL_PROXY_LIMITS is not a JSON object of limits and numbers")
+    for name, value in wanted.items():
+        if name not in LIMIT_RANGES:
+            raise SettingsError(
+                f"OPENSHELL_PROXY_LIMITS names '{name}', which is no limit; use {', '.join(LIMIT_RANGES)}"
+            )
+        low, high = LIMIT_RANGES[name]
+        whole = isinstance(getattr(Limits(), name), int)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+            raise SettingsError(
+                f"OPENSHELL_PROXY_LIMITS: {name} must be a {'whole ' * whole}number from {low} to {high}"
+            )
+    return Limits(**wanted)
+
+
+def _upstream_proxy(environ: Mapping[str, str]) -> UpstreamProxy | None:
+    url = environ.get("OPENSHELL_UPSTREAM_PROXY", "")
+    if not url:
+        return None
+    by_hostname = environ.get("OPENSHELL_UPSTREAM_PROXY_CONNECT_BY_HOSTNAME") or "false"
+    if by_hostname not in ("true", "false"):
+        raise SettingsError(f"OPENSHELL_UPSTREAM_PROXY_CONNECT_BY_HOSTNAME is '{by_hostname}'; set true or false")
+    no_proxy = [entry for entry in environ.get("OPENSHELL_UPSTREAM_NO_PROXY", "").split(",") if entry]
+    try:
+        return parse_upstream_proxy(url, no_proxy, by_hostname == "true")
+    except ValueError as error:
+        raise SettingsError(f"OPENSHELL_UPSTREAM_PROXY: {error}") from None
 
 
 def _required(environ: Mapping[str, str], name: str) -> str:

@@ -164,15 +164,21 @@ class World:
         (self.directory / "state/config/policy.yaml").write_text(json.dumps(document))
 
     async def start(
-        self, *endpoints: dict[str, Any], limits: Limits | None = None, agent_ip: str = "127.0.0.1",
-        guard: Guard | None = None, http_port: int = 0, tls_port: int = 0,
+        self, *endpoints: dict[str, Any], limits: Limits | None = None, guard: Guard | None = None,
+        http_port: int = 0, tls_port: int = 0, **changes: Any,
     ) -> None:  # fmt: skip
-        """Start the sidecar with a policy of *endpoints*, on any ports but those that are given."""
+        """Start the sidecar with a policy of *endpoints*, on any ports but those given; *changes* of its settings."""
         self.write_policy(endpoints)
-        settings = self.settings(agent_ip=agent_ip, limits=limits or Limits())
+        settings = self.settings(limits=limits or Limits(), **changes)
         ports = (0, 0, http_port, tls_port, 0)
         self.sidecar = Sidecar(settings, guard=guard or LoopbackGuard(), ports=ports, stdout=self.log)
         await self.sidecar.start()
+
+    def reload(self, *endpoints: dict[str, Any]) -> dict[str, Any]:
+        """A new generation with a policy of *endpoints*; the sidecar's report on it."""
+        assert self.sidecar is not None
+        self.write_policy(endpoints)
+        return self.sidecar.reload()
 
     async def origin(self, handler: Handler, *, tls: bool = False, address: str = "127.0.0.1") -> Origin:
         made = Origin(handler)

@@ -379,17 +379,6 @@ async def test_only_the_agent_is_served(world: World) -> None:
     assert "not the agent of this sandbox" in reasons
 
 
-async def test_no_more_connections_than_the_limit(world: World) -> None:
-    there = await world.origin(hello)
-    await world.start(rest(there.port), limits=Limits(connections=1))
-    first = await world.client()
-    await first.send(get(there.port))
-    assert (await first.response()).status == 200
-    assert await _refused(await world.client(), there.port)
-    await first.send(get(there.port))
-    assert (await first.response()).status == 200
-
-
 async def _refused(client: Client, port: int) -> bool:
     try:
         await client.send(get(port))

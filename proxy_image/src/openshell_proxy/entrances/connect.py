@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import socket
 import ssl
@@ -17,13 +18,14 @@ from openshell_proxy.authority import Authority
 from openshell_proxy.entrances.authority_form import parse_authority
 from openshell_proxy.entrances.peek import Kind, first_kind, readable
 from openshell_proxy.entrances.requests import LINGER_SECONDS, Requests, within_tunnel
-from openshell_proxy.pipeline import Pipeline
+from openshell_proxy.pipeline import Generation, Pipeline
 from openshell_proxy.policy import Decision, Intent
 from openshell_proxy.refusal import Refusal
-from openshell_proxy.relay.http1 import ProtocolError, parse_request_head
+from openshell_proxy.relay.dialer import UpstreamError
+from openshell_proxy.relay.http1 import ProtocolError, TooManyFields, parse_request_head
 from openshell_proxy.relay.pipe import Pipe
 from openshell_proxy.relay.stream import Stream
-from openshell_proxy.relay.upstream import Origin, UpstreamError, dial
+from openshell_proxy.relay.upstream import Origin
 
 ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
 
@@ -53,20 +55,19 @@ class Tunnel:
                 upstream = await self._dial(addresses, event)
             event.allowed = True
         except Refusal as refusal:
-            event.status = refusal.status
-            event.reason = event.reason or str(refusal.more.get("reason") or refusal.detail)
+            event.refused(refusal)
             raise
         finally:
             self.pipeline.audit.event(event)
         await asyncio.get_running_loop().sock_sendall(self.sock, self.established)
         if upstream is not None:
-            await self._blind(upstream, event)
+            await self._blind(upstream, decision, event)
         else:
             await self._inspect(decision, addresses, event)
 
     async def _dial(self, addresses: tuple[str, ...], event: Event) -> socket.socket:
         try:
-            sock, _ = await dial(addresses, event.port, self.pipeline.limits)
+            sock, _ = await self.pipeline.generation.dialer.dial(event.host, addresses, event.port)
         except UpstreamError as error:
             detail = f"{event.host}:{event.port} is unreachable: {error.reason}"
             raise Refusal(502, "upstream_unreachable", detail) from None
@@ -88,7 +89,7 @@ class Tunnel:
             self._deny(event, detail, "l7")
             await send_refusal(self.sock, Refusal(403, "unsupported_l7_protocol", detail))
         else:
-            await self._blind(upstream or await self._dial_late(addresses, event), event)
+            await self._blind(upstream or await self._dial_late(addresses, event), decision, event)
 
     async def _first(
         self, decision: Decision, addresses: tuple[str, ...], event: Event
@@ -151,16 +152,39 @@ class Tunnel:
             return
         await Requests(self.pipeline, client, "tunnel", within_tunnel(origin), origin).serve(limits.first_head)
 
-    async def _blind(self, upstream: socket.socket, event: Event) -> None:
-        """Bytes both ways, unseen; a second line tells when it ended and how much it was."""
-        await pipe_sockets(self.sock, upstream, event)
-        self.pipeline.audit.ended(event)
+    async def _blind(self, upstream: socket.socket, decision: Decision, event: Event) -> None:
+        """Bytes both ways, unseen; a second line tells when it ended and how much it was.
+
+        A new generation that would not let the same bytes through in the same way ends it at once (spec 2.5).
+        """
+        pipe = Pipe()
+
+        def judge_again(generation: Generation) -> None:
+            now = generation.policy.decide(Intent(event.host, event.port))
+            if _passage(now) != _passage(decision):
+                event.reason = "the policy has changed"
+                pipe.abort()
+
+        unwatch = self.pipeline.watch(judge_again)
+        try:
+            judge_again(self.pipeline.generation)  # it may have changed since the CONNECT was admitted
+            await pipe_sockets(pipe, self.sock, upstream, event, self.pipeline.limits.idle)
+        finally:
+            unwatch()
+            self.pipeline.audit.ended(event)
 
 
-def connect_target(block: bytes) -> tuple[str, int]:
+def _passage(decision: Decision) -> tuple[object, ...]:
+    """What a decision says of a tunnel into which nobody looks."""
+    return decision.allowed, decision.tls, decision.inspects, decision.allowed_ips, decision.exact_host
+
+
+def connect_target(block: bytes, max_fields: int) -> tuple[str, int]:
     """(host, port) of the CONNECT whose head is *block*. Raises :class:`Refusal`."""
     try:
-        head = parse_request_head(block)
+        head = parse_request_head(block, max_fields)
+    except TooManyFields as error:
+        raise Refusal(431, "request_header_too_large", str(error)) from None
     except ProtocolError as error:
         raise Refusal(400, "invalid_request", str(error)) from None
     host, port = parse_authority(head.target, None)
@@ -184,15 +208,20 @@ async def send_last(sock: socket.socket, data: bytes) -> None:
         await client.linger(LINGER_SECONDS)
 
 
-async def pipe_sockets(client: socket.socket, upstream: socket.socket, event: Event) -> None:
-    """Join two connected sockets until both are done."""
+async def pipe_sockets(pipe: Pipe, client: socket.socket, upstream: socket.socket, event: Event, idle: float) -> None:
+    """Join two connected sockets until both are done, or nothing has come for *idle* seconds."""
     loop = asyncio.get_running_loop()
-    pipe = Pipe()
     try:
         await loop.connect_accepted_socket(lambda: pipe.upstream, upstream)
         await loop.connect_accepted_socket(lambda: pipe.client, client)
         pipe.begin()
-        await pipe.done.wait()
+        moved = -1
+        while not pipe.done.is_set() and moved != pipe.received:
+            moved = pipe.received
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(pipe.done.wait(), idle)
+        if not pipe.done.is_set():
+            event.reason = f"no byte came for {idle:g} seconds"
     finally:
         pipe.abort()
         event.bytes_out, event.bytes_in = pipe.client.received, pipe.upstream.received

@@ -12,7 +12,8 @@ import socket
 from openshell_proxy.audit import Event
 from openshell_proxy.entrances.connect import pipe_sockets
 from openshell_proxy.pipeline import Pipeline
-from openshell_proxy.relay.upstream import UpstreamError, dial
+from openshell_proxy.relay.dialer import UpstreamError, dial
+from openshell_proxy.relay.pipe import Pipe
 
 
 async def serve(pipeline: Pipeline, sock: socket.socket, gateway: tuple[str, int] | None) -> None:
@@ -35,5 +36,5 @@ async def serve(pipeline: Pipeline, sock: socket.socket, gateway: tuple[str, int
         pipeline.audit.event(event)
         if upstream is None:
             sock.close()
-    await pipe_sockets(sock, upstream, event)
+    await pipe_sockets(Pipe(), sock, upstream, event, pipeline.limits.idle)
     pipeline.audit.ended(event)

@@ -19,9 +19,11 @@ from openshell_proxy.entrances.requests import absolute_form, serve_requests
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.upstream import Origin
+from openshell_proxy.under_way import RETRY_AFTER
 
 Serve = Callable[[socket.socket], Awaitable[None]]
 BACKLOG = 256
+TURNED_AWAY = 64
 
 
 class Connections:
@@ -30,19 +32,33 @@ class Connections:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.tasks: set[asyncio.Task[None]] = set()
+        self._turned_away: set[asyncio.Task[None]] = set()
 
     def full(self) -> bool:
         return len(self.tasks) >= self.limit
 
+    def turn_away(self, client: socket.socket) -> None:
+        """Tell one that is too many so; where even those are too many it is just closed."""
+        if len(self._turned_away) >= TURNED_AWAY:
+            client.close()
+            return
+        refusal = Refusal(503, "overloaded", "too many connections are open", retry_after=RETRY_AFTER)
+        task = asyncio.get_running_loop().create_task(send_refusal(client, refusal))
+        self._turned_away.add(task)
+        task.add_done_callback(self._turned_away.discard)
+
 
 class Listener:
-    """One bound port at the sidecar's internal address."""
+    """One bound port at the sidecar's internal address; ``http``: whether its clients understand an HTTP answer."""
 
-    def __init__(self, address: tuple[str, int], agent_ip: str, serve: Serve, audit: Audit, open_: Connections) -> None:
+    def __init__(
+        self, address: tuple[str, int], agent_ip: str, serve: Serve, audit: Audit, open_: Connections, http: bool = True
+    ) -> None:  # fmt: skip
         self.agent_ip = agent_ip
         self.serve = serve
         self.audit = audit
         self.connections = open_
+        self.http = http
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.sock.setblocking(False)
@@ -71,7 +87,10 @@ class Listener:
             if peer[0] != self.agent_ip or self.connections.full():
                 who = "not the agent of this sandbox" if peer[0] != self.agent_ip else "too many open connections"
                 self.audit.event(Event("client", False, peer[0], self.port, engine="client", reason=who))
-                client.close()
+                if self.http and peer[0] == self.agent_ip:
+                    self.connections.turn_away(client)
+                else:
+                    client.close()
                 continue
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = asyncio.get_running_loop().create_task(self._serve(client))
@@ -95,7 +114,7 @@ def proxy_port(pipeline: Pipeline, authority: Authority) -> Serve:
 
     async def serve(sock: socket.socket) -> None:
         async with asyncio.timeout(limits.first_head):
-            data, ended = await peek(sock, limits.head, whole)
+            data, ended = await peek(sock, limits.proxy_head, whole)
         if not data:
             sock.close()
             return
@@ -103,9 +122,14 @@ def proxy_port(pipeline: Pipeline, authority: Authority) -> Serve:
         if not data.startswith(b"CONNECT "):
             await serve_requests(pipeline, sock, "forward", absolute_form, Origin("", 0, False))
         elif end < 4:
-            status = 400 if ended else 431
-            refusal = Refusal(status, "invalid_request", "the head of the CONNECT is too large or has no end")
-            pipeline.audit.event(Event("connect", False, "", 0, reason=refusal.detail, status=status))
+            refusal = (
+                Refusal(400, "invalid_request", "the head of the CONNECT has no end")
+                if ended
+                else Refusal(431, "request_header_too_large", f"the head is larger than {limits.proxy_head} bytes")
+            )
+            event = Event("connect", False, "", 0)
+            event.refused(refusal)
+            pipeline.audit.event(event)
             await send_refusal(sock, refusal)
         else:
             tunnel = Tunnel(pipeline, authority, sock, partial(connect_target, sock.recv(end)))

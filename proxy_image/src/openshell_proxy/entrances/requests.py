@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from openshell_proxy.audit import Entrance, Event
 from openshell_proxy.entrances.authority_form import parse_authority, render_host, split_absolute
-from openshell_proxy.pipeline import Pipeline
+from openshell_proxy.pipeline import Generation, Pipeline
 from openshell_proxy.policy import Intent, Request, TargetError, canonical_path, parse_query
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.exchange import Broken
-from openshell_proxy.relay.http1 import Header, ProtocolError, RequestHead, parse_request_head
+from openshell_proxy.relay.http1 import Header, ProtocolError, RequestHead, TooManyFields, parse_request_head
 from openshell_proxy.relay.stream import HeadTooLarge, Stream
 from openshell_proxy.relay.upstream import Origin
 
@@ -102,6 +102,10 @@ class Requests:
         self.entrance: Entrance = entrance
         self.locate = locate
         self.origin = origin  # what a request that cannot be located is logged under
+        limits = pipeline.limits
+        self.head_limit = limits.proxy_head if entrance == "forward" else limits.head
+        self.waiting: asyncio.Timeout | None = None  # set while nothing but a next request is waited for
+        self.head_size = 0
 
     async def serve(self, first_seconds: float) -> None:
         """Until the client leaves, is refused, or stays silent."""
@@ -112,10 +116,11 @@ class Requests:
             task.cancel()
 
         self.client.on_lost = gone
-        seconds = first_seconds
+        unwatch = self.pipeline.watch(self._new_generation)
         try:
-            while (head := await self._next_head(seconds)) is not None and await self._one(head):
-                seconds = self.pipeline.limits.keep_alive
+            head = await self._next_head(first_seconds)
+            while head is not None and await self._one(head):
+                head = await self._next_head(self.pipeline.limits.keep_alive, again=True)
             self.client.on_lost = None
             self.client.close()
         except Refusal as refusal:
@@ -126,24 +131,52 @@ class Requests:
         except (Broken, OSError, asyncio.CancelledError):
             self.client.on_lost = None
             self.client.abort()
+        finally:
+            unwatch()
 
-    async def _next_head(self, seconds: float) -> RequestHead | None:
+    def _new_generation(self, _generation: Generation) -> None:
+        """Answer what has been asked, then close (spec 2.5); a connection on which nothing is asked closes now."""
+        self.client.last = True
+        if self.waiting is not None and not self.client.pending():
+            self.waiting.reschedule(0)
+
+    async def _next_head(self, seconds: float, again: bool = False) -> RequestHead | None:
+        """The next request's head; None when there will be none. *again*: not the first of its connection."""
+        if again and self.client.last and not self.client.pending():
+            return None
         self.client.half_close_ok = True
         try:
-            async with asyncio.timeout(seconds):
-                block = await self.client.read_head(self.pipeline.limits.head)
-            return parse_request_head(block) if block is not None else None
-        except TimeoutError:
-            return None
+            block = await self._head_block(seconds, again)
+            if block is None and self.client.last and self.client.buffer:  # it came as we were about to close
+                block = await self._head_block(self.pipeline.limits.first_head, False)
+            if block is None:
+                return None
+            self.head_size = len(block)
+            return parse_request_head(block, self.pipeline.limits.headers)
         except HeadTooLarge:
-            raise self._bad(431, "request_header_too_large", "the request's head is larger than 16 KiB") from None
+            detail = f"the request's head is larger than {self.head_limit} bytes"
+            raise self._bad(431, "request_header_too_large", detail) from None
+        except TooManyFields as error:
+            raise self._bad(431, "request_header_too_large", str(error)) from None
         except ProtocolError as error:
             raise self._bad(400, "invalid_request", str(error)) from None
 
+    async def _head_block(self, seconds: float, again: bool) -> bytes | None:
+        try:
+            async with asyncio.timeout(seconds) as timer:
+                self.waiting = timer if again else None
+                return await self.client.read_head(self.head_limit)
+        except TimeoutError:
+            return None
+        finally:
+            self.waiting = None
+
     def _bad(self, status: int, code: str, detail: str) -> Refusal:
-        event = Event(self.entrance, False, self.origin.host, self.origin.port, reason=detail, status=status)
+        refusal = Refusal(status, code, detail)
+        event = Event(self.entrance, False, self.origin.host, self.origin.port)
+        event.refused(refusal)
         self.pipeline.audit.event(event)
-        return Refusal(status, code, detail)
+        return refusal
 
     async def _one(self, head: RequestHead) -> bool:
         try:
@@ -151,11 +184,13 @@ class Requests:
             intent, query = self._intent(head, origin, target)
         except Refusal as refusal:
             event = Event(self.entrance, False, self.origin.host, self.origin.port, head.method, "")
-            event.reason, event.status = refusal.detail, refusal.status
+            event.bytes_out = self.head_size
+            event.refused(refusal)
             self.pipeline.audit.event(event)
             raise
         assert intent.request is not None
         event = Event(self.entrance, False, origin.host, origin.port, head.method, intent.request.path)
+        event.bytes_out = self.head_size
         self.client.half_close_ok = not head.persistent() or self.client.ended
         fields = self._fields(head, origin)
         return await self.pipeline.request(self.client, intent, head, origin, fields, query, event)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from openshell_proxy.audit import Event
 from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.dialer import UpstreamError
 from openshell_proxy.relay.http1 import (
     Body,
     Framing,
@@ -30,7 +31,7 @@ from openshell_proxy.relay.http1 import (
 from openshell_proxy.relay.pipe import Pipe
 from openshell_proxy.relay.stream import HeadTooLarge, Stream
 from openshell_proxy.relay.upgrade import bounded_answer, check_switch, safe_offer
-from openshell_proxy.relay.upstream import Pool, UpstreamError, UpstreamStream
+from openshell_proxy.relay.upstream import Pool, UpstreamStream
 
 MAX_RESPONSE_HEAD = 262_144
 REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
@@ -177,6 +178,7 @@ class Exchange:
             if head.status >= 200 or head.status == 101:
                 return head
             if self.head.minor == 1:
+                self.event.bytes_in += len(block)
                 self.client.write(block)
 
     async def _head_block(self, upstream: UpstreamStream, sending: asyncio.Task[None] | None) -> bytes:
@@ -203,13 +205,14 @@ class Exchange:
     ) -> tuple[bool, bool]:
         """Relay the response; (client stays, upstream stays)."""
         framing = self._framing(head)
-        keep_client = framing.kind != "eof" and self.head.minor == 1 and self.head.persistent()
+        keep_client = framing.kind != "eof" and self.head.minor == 1 and self.head.persistent() and not self.client.last
         keep_upstream = framing.kind != "eof" and head.persistent()
         fields = head.end_to_end()
         if not keep_client:
             fields.append((b"Connection", b"close"))
         self.event.status = head.status
         first = render_head(b"HTTP/1.1 %d %b" % (head.status, head.reason), fields)
+        self.event.bytes_in += len(first)
         await self._relay_body(upstream, Body(framing), first)
         if sending is not None and not sending.done():
             return False, False  # answered before it was asked to the end: nobody can tell what comes next
@@ -251,7 +254,9 @@ class Exchange:
         self.event.status = 101
         fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         self.upgraded()
-        self.client.write(render_head(b"HTTP/1.1 101 " + head.reason, fields))
+        switched = render_head(b"HTTP/1.1 101 " + head.reason, fields)
+        self.event.bytes_in += len(switched)
+        self.client.write(switched)
         if self.open_judged is not None:
             await self._judged(self.open_judged(self.client, upstream, deflate))
         else:

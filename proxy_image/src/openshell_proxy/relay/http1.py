@@ -36,6 +36,10 @@ class ProtocolError(ValueError):
     """Bytes that are not HTTP/1.1 as we accept it; one sentence without any of the bytes."""
 
 
+class TooManyFields(ProtocolError):
+    """More header fields than the limit."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Framing:
     """How a body ends: not at all there, after ``length`` bytes, chunked, or with the connection."""
@@ -105,9 +109,9 @@ class ResponseHead(Head):
     reason: bytes = b""
 
 
-def parse_request_head(block: bytes) -> RequestHead:
+def parse_request_head(block: bytes, max_fields: int = MAX_HEADERS) -> RequestHead:
     """Parse a head that ends in an empty line. Raises :class:`ProtocolError`."""
-    first, fields = _split(block)
+    first, fields = _split(block, max_fields)
     match = _REQUEST_LINE.fullmatch(first)
     if match is None:
         raise ProtocolError("the request line is not METHOD TARGET HTTP/1.1")
@@ -123,18 +127,18 @@ def parse_request_head(block: bytes) -> RequestHead:
 
 def parse_response_head(block: bytes) -> ResponseHead:
     """Parse a response's head. Raises :class:`ProtocolError`."""
-    first, fields = _split(block)
+    first, fields = _split(block, MAX_HEADERS)
     match = _STATUS_LINE.fullmatch(first)
     if match is None:
         raise ProtocolError("the status line is not HTTP/1.1")
     return ResponseHead(int(match[1]), fields, int(match[2]), match[3] or b"")
 
 
-def _split(block: bytes) -> tuple[bytes, list[Header]]:
+def _split(block: bytes, max_fields: int) -> tuple[bytes, list[Header]]:
     """First line and fields; only CRLF ends a line, nothing is folded (RFC 9112, 2.2 and 5.2)."""
     lines = block[:-4].split(b"\r\n")
-    if len(lines) - 1 > MAX_HEADERS:
-        raise ProtocolError(f"there are more than {MAX_HEADERS} header fields")
+    if len(lines) - 1 > max_fields:
+        raise TooManyFields(f"there are more than {max_fields} header fields")
     fields: list[Header] = []
     for line in lines[1:]:
         name, colon, value = line.partition(b":")

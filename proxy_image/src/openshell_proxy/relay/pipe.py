@@ -62,6 +62,12 @@ class Pipe:
         self.client, self.upstream = PipeEnd(self), PipeEnd(self)
         self.client.other, self.upstream.other = self.upstream, self.client
         self.done: asyncio.Event = asyncio.Event()
+        self.aborted = False
+
+    @property
+    def received(self) -> int:
+        """Bytes that came from both ends together."""
+        return self.client.received + self.upstream.received
 
     def join(self, end: PipeEnd, transport: asyncio.Transport, early: bytes = b"") -> None:
         """Take over an existing *transport*, with bytes of it that were read already, for *end*."""
@@ -73,6 +79,9 @@ class Pipe:
 
     def begin(self) -> None:
         """Both ends stand: let bytes flow."""
+        if self.aborted:
+            self.abort()
+            return
         for end in (self.client, self.upstream):
             if end.early and end.other.transport is not None and not end.other.lost:
                 end.other.transport.write(bytes(end.early))
@@ -108,6 +117,8 @@ class Pipe:
             self.done.set()
 
     def abort(self) -> None:
+        """End both, also those that do not stand yet."""
+        self.aborted = True
         for end in (self.client, self.upstream):
             if end.transport is not None and not end.lost:
                 end.transport.abort()

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class Stream(asyncio.Protocol):
         self.lost = False
         self.error: Exception | None = None
         self.half_close_ok = True
+        self.last = False  # whether the response at hand is the last that this connection carries
         self.on_lost: Callable[[], None] | None = None
         self.connected: asyncio.Event = asyncio.Event()
         self._reader: asyncio.Future[None] | None = None
@@ -86,6 +88,17 @@ class Stream(asyncio.Protocol):
             self._reader.set_result(None)
 
     # What we call.
+
+    def pending(self) -> bool:
+        """Whether something has come that nobody has taken yet, here or in the kernel; the end counts too."""
+        if self.buffer or self.ended:
+            return True
+        sock = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if sock is None or sock.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     async def fill(self) -> bool:
         """Wait for more bytes in the buffer; False at the end of the stream."""

@@ -12,16 +12,9 @@ import socket
 import ssl
 from collections.abc import Sequence
 
+from openshell_proxy.relay.dialer import Dialer, UpstreamError
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.settings import Limits
-
-
-class UpstreamError(Exception):
-    """The destination cannot be reached or trusted; ``reason`` is for the agent and holds no address."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,10 +29,11 @@ class Origin:
 class UpstreamStream(Stream):
     """A stream that knows where it leads and whether it served before."""
 
-    def __init__(self, origin: Origin, address: str) -> None:
+    def __init__(self, origin: Origin, address: str, era: int) -> None:
         super().__init__()
         self.origin = origin
         self.address = address
+        self.era = era
         self.reused = False
         self.pool: Pool | None = None
 
@@ -60,41 +54,14 @@ class UpstreamStream(Stream):
         super().connection_lost(exc)
 
 
-async def dial(addresses: Sequence[str], port: int, limits: Limits) -> tuple[socket.socket, str]:
-    """A connected socket and its address: the first of *addresses* that answers. Raises :class:`UpstreamError`."""
-    loop = asyncio.get_running_loop()
-    reason = "no address"
-    try:
-        async with asyncio.timeout(limits.connect_total):
-            for address in addresses:
-                family = socket.AF_INET6 if ":" in address else socket.AF_INET
-                sock = socket.socket(family, socket.SOCK_STREAM)
-                try:
-                    sock.setblocking(False)
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    async with asyncio.timeout(limits.connect_each):
-                        await loop.sock_connect(sock, (address, port))
-                    return sock, address
-                except TimeoutError:
-                    sock.close()
-                    reason = "the connection timed out"
-                except OSError as error:
-                    sock.close()
-                    reason = (error.strerror or "the connection failed").lower()
-                except BaseException:
-                    sock.close()
-                    raise
-    except TimeoutError:
-        reason = "the connection timed out"
-    raise UpstreamError(reason)
-
-
 class Pool:
     """Idle connections by origin. One is reused only at an address that was validated for the request at hand."""
 
-    def __init__(self, limits: Limits, tls: ssl.SSLContext) -> None:
+    def __init__(self, limits: Limits, tls: ssl.SSLContext, dialer: Dialer) -> None:
         self.limits = limits
         self.tls = tls
+        self.dialer = dialer
+        self.era = 0  # grows whenever trust or the way out changes
         self._idle: dict[Origin, list[tuple[UpstreamStream, asyncio.TimerHandle]]] = {}
 
     async def connect(self, origin: Origin, addresses: Sequence[str], fresh: bool = False) -> UpstreamStream:
@@ -105,8 +72,9 @@ class Pool:
                     self._forget(stream)
                     stream.reused = True
                     return stream
-        sock, address = await dial(addresses, origin.port, self.limits)
-        stream = UpstreamStream(origin, address)
+        era = self.era
+        sock, address = await self.dialer.dial(origin.host, addresses, origin.port)
+        stream = UpstreamStream(origin, address, era)
         await self._attach(stream, sock, origin)
         return stream
 
@@ -131,7 +99,7 @@ class Pool:
     def keep(self, stream: UpstreamStream) -> None:
         """Give a connection back whose response ended exactly where its buffer does."""
         idle = self._idle.setdefault(stream.origin, [])
-        if stream.ended or stream.buffer or len(idle) >= self.limits.pool_per_host:
+        if stream.era != self.era or stream.ended or stream.buffer or len(idle) >= self.limits.pool_per_host:
             stream.close()
             return
         stream.pool, stream.on_lost = self, None
@@ -153,8 +121,13 @@ class Pool:
         self._forget(stream)
         stream.close()
 
+    def renew(self, tls: ssl.SSLContext, dialer: Dialer) -> None:
+        """Trust or the way out has changed: nothing that was made the old way serves another request."""
+        self.tls, self.dialer, self.era = tls, dialer, self.era + 1
+        self.clear()
+
     def clear(self) -> None:
-        """Close what is idle: trust has changed, or the end has come."""
+        """Close what is idle."""
         for idle in list(self._idle.values()):
             for stream, _ in list(idle):
                 self.drop(stream)
