@@ -282,6 +282,70 @@ def check_addresses(addresses: Sequence[str], variable: str) -> None:
             raise Refused(f"{variable}: '{address}' is not an IP address") from None
 
 
+# The sidecar has the same table (settings.py) and the last word.
+LIMIT_RANGES: Dict[str, Tuple[float, float]] = {
+    "proxy_head": (1024, 65_536),
+    "head": (1024, 65_536),
+    "headers": (8, 1000),
+    "connections": (1, 16_000),
+    "requests": (1, 16_000),
+    "idle": (1, 604_800),
+    "first_head": (1, 3600),
+    "keep_alive": (1, 86_400),
+    "handshake": (1, 300),
+    "connect_each": (1, 300),
+    "connect_total": (1, 600),
+}
+_SIZES_AND_COUNTS = frozenset({"proxy_head", "head", "headers", "connections", "requests"})
+
+
+def check_proxy_limits(limits: Mapping[str, Any]) -> None:
+    for name, value in limits.items():
+        if name not in LIMIT_RANGES:
+            raise Refused(f"openshell_proxy_limits names '{name}', which is no limit; use {', '.join(LIMIT_RANGES)}")
+        low, high = LIMIT_RANGES[name]
+        kinds = (int,) if name in _SIZES_AND_COUNTS else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+            whole = "whole " if name in _SIZES_AND_COUNTS else ""
+            raise Refused(f"openshell_proxy_limits: {name} must be a {whole}number from {low} to {high}")
+
+
+_PROXY_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+_PROXY_CREDENTIALS = re.compile(r"[\x20-\x39\x3b-\x7e]+:[\x20-\x7e]+\n?")
+
+
+def check_upstream_proxy(url: str, no_proxy: Sequence[str], credentials: str) -> None:
+    """The operator's own proxy; the message never holds *credentials*, nor a URL that does."""
+    if not url:
+        if no_proxy or credentials:
+            raise Refused("openshell_upstream_no_proxy and openshell_upstream_proxy_auth need openshell_upstream_proxy")
+        return
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), "", None
+    if "@" in parts.netloc:
+        raise Refused("openshell_upstream_proxy holds credentials; give them as openshell_upstream_proxy_auth")
+    plain = parts.scheme == "http" and parts.path in ("", "/") and not parts.query and not parts.fragment
+    if not plain or not port or not (_PROXY_HOST.fullmatch(host) or _is_network(host)):
+        raise Refused("openshell_upstream_proxy is not usable; write it as http://host:port")
+    for entry in no_proxy:
+        name = entry.strip().lower()
+        if not _is_network(name) and not _PROXY_HOST.fullmatch(name[1:] if name.startswith(".") else name):
+            raise Refused(f"openshell_upstream_no_proxy: '{entry}' is neither a host, a .suffix nor a network")
+    if credentials and not _PROXY_CREDENTIALS.fullmatch(credentials):
+        raise Refused("openshell_upstream_proxy_auth is not user:password in printable ASCII on one line")
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
 # -- the host's own certificate authorities ------------------------------------------------------------------------
 
 BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")

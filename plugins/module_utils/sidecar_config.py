@@ -12,17 +12,27 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Tuple
 
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import files_archive
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Json, Podman, is_running
-from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import NotReady, volume_path, wait_ready
+from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import (
+    NotReady,
+    sidecar_ready,
+    volume_path,
+    wait_ready,
+)
+from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
 
+DIRECTORY = "/var/lib/openshell/config"
+UID = 1337
 POLICY = "policy.yaml"
 UPSTREAM_CA = "upstream-ca.pem"
+UPSTREAM_PROXY_AUTH = "upstream-proxy-auth"
 
 # Certificates are public but long; a diff names their digest.
 SHOWN_AS_DIGEST = frozenset({UPSTREAM_CA})
+SECRET = frozenset({UPSTREAM_PROXY_AUTH})
 
 
 class Rejected(Exception):
@@ -37,6 +47,11 @@ class Config:
     directory: str
     volume: str
     uid: int
+
+
+def policy_config(names: SandboxNames, policy: str) -> Config:
+    """The policy alone, in a sandbox that exists."""
+    return Config({POLICY: policy}, DIRECTORY, names.proxy_volume, UID)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,30 +82,44 @@ def converge(
     current = read_current(podman, config)
     changed = {name: text for name, text in config.files.items() if current[name] != text}
     if changed and not check_mode:
+        before = sidecar_ready(podman, container, volume_path(podman, tls_volume)) or {}
         put(podman, container, config, changed)
         if is_running(podman.container(container)):
-            _hand_over(podman, container, tls_volume, config, {name: current[name] for name in changed}, timeout)
+            previous = {name: current[name] for name in changed}
+            _hand_over(podman, container, tls_volume, config, previous, before, timeout)
     return Outcome(bool(changed), [_diff(name, current[name], text) for name, text in sorted(changed.items())])
 
 
 def put(podman: Podman, container: str, config: Config, files: Mapping[str, str]) -> None:
     """Copy *files* into the container's volume, which works whether it runs or not."""
     volume_root, folder = os.path.split(config.directory)
-    members = {os.path.join(folder, name): text for name, text in files.items()}
-    podman.run(["cp", "-", f"{container}:{volume_root}"], stdin=files_archive(members, config.uid))
+    for mode, chosen in ((0o644, set(files) - SECRET), (0o600, set(files) & SECRET)):
+        members = {os.path.join(folder, name): files[name] for name in chosen}
+        if members:
+            podman.run(["cp", "-", f"{container}:{volume_root}"], stdin=files_archive(members, config.uid, mode))
 
 
 def _hand_over(
-    podman: Podman, container: str, tls_volume: str, config: Config, previous: Mapping[str, str], timeout: float
+    podman: Podman,
+    container: str,
+    tls_volume: str,
+    config: Config,
+    previous: Mapping[str, str],
+    before: Json,
+    timeout: float,
 ) -> None:
-    """Tell the sidecar to read again and wait for its word on exactly these files."""
-    policy = digest(config.files.get(POLICY, ""))
-    upstream = digest(config.files.get(UPSTREAM_CA, ""))
+    """Tell the sidecar to read again and wait for its word on exactly these files: a generation later than *before*.
+
+    Nothing of a secret is in its word, which the agent can read; that it has read it, the generation's number tells.
+    """
+    told = {POLICY: "read_policy_digest", UPSTREAM_CA: "read_upstream_ca_digest"}
+    digests = {told[name]: digest(text) for name, text in config.files.items() if name in told}
+
+    def moment(sentinel: Json) -> Tuple[Any, Any]:
+        return sentinel.get("started_ticks"), sentinel.get("generation")
 
     def answered(sentinel: Json) -> bool:
-        return bool(
-            sentinel.get("read_policy_digest") == policy and sentinel.get("read_upstream_ca_digest") == upstream
-        )
+        return moment(sentinel) != moment(before) and all(sentinel.get(key) == digests[key] for key in digests)
 
     podman.run(["kill", "--signal", "HUP", container])
     try:
@@ -110,6 +139,8 @@ def digest(text: str) -> str:
 
 
 def _diff(name: str, before: str, after: str) -> Json:
-    if name in SHOWN_AS_DIGEST:
+    if name in SECRET:
+        before, after = "a secret\n" if before else "", "another secret\n" if after else ""
+    elif name in SHOWN_AS_DIGEST:
         before, after = digest(before) + "\n", digest(after) + "\n"
     return {"before": before, "after": after, "before_header": name, "after_header": name}

@@ -75,6 +75,23 @@ options:
     description: Where the sidecar's TCP forward leads, as V(http://host:port).
     type: str
     default: ""
+  proxy_limits:
+    description: Limits of the sidecar's proxy, name to number.
+    type: dict
+    default: {}
+  upstream_proxy:
+    description: The operator's own proxy, as V(http://host:port).
+    type: str
+    default: ""
+  upstream_no_proxy:
+    description: Hosts, C(.suffixes) and networks that are reached without it.
+    type: list
+    elements: str
+    default: []
+  upstream_proxy_auth:
+    description: C(user:password) for it.
+    type: str
+    default: ""
   upstream_ca_bundle:
     description: PEM bundle that upstream connections trust as well; empty detects it, V(none) switches it off.
     type: str
@@ -158,6 +175,10 @@ OPTIONS: Dict[str, Dict[str, Any]] = {
     "pids_limit": {"type": "int", "default": 2048},
     "dns_servers": {"type": "list", "elements": "str", "default": []},
     "gateway_endpoint": {"type": "str", "default": ""},
+    "proxy_limits": {"type": "dict", "default": {}},
+    "upstream_proxy": {"type": "str", "default": ""},
+    "upstream_no_proxy": {"type": "list", "elements": "str", "default": []},
+    "upstream_proxy_auth": {"type": "str", "default": "", "no_log": True},
     "upstream_ca_bundle": {"type": "str", "default": ""},
 }
 
@@ -176,6 +197,8 @@ def check_wish(params: Dict[str, Any]) -> None:
     preflight.check_environment(params["env"])
     preflight.check_gateway_endpoint(params["gateway_endpoint"])
     preflight.check_addresses(params["dns_servers"], "openshell_dns_servers")
+    preflight.check_proxy_limits(params["proxy_limits"])
+    preflight.check_upstream_proxy(params["upstream_proxy"], params["upstream_no_proxy"], params["upstream_proxy_auth"])
 
 
 def examine(module: AnsibleModule) -> Dict[str, Any]:

@@ -77,6 +77,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     run_module,
 )
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError
+from ansible_collections.openshell.sandbox.plugins.module_utils.policy_engine import ask_engine
 from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import volume_path
 from ansible_collections.openshell.sandbox.plugins.module_utils.resolvers import read_text
 from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_config import POLICY
@@ -89,15 +90,7 @@ def enforced_already(podman: Podman, volume: str, policy: str) -> bool:
 
 def judge(podman: Podman, params: Dict[str, Any]) -> Dict[str, Any]:
     """The engine's verdict: ``ok``, ``errors``, ``notices``."""
-    limits = [word for limit in params["ulimits"] for word in ("--ulimit", limit)]
-    confined = ["--rm", "-i", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-    settings = ["--env", f"OPENSHELL_DEFAULT_ENFORCEMENT={params['default_enforcement']}", "--http-proxy=false"]
-    command = [params["image"], "check-policy", "--json", "-"]
-    result = podman.run(
-        ["run", *confined, *settings, *limits, "--pull", "never", *command],
-        stdin=params["policy"].encode(),
-        check=False,
-    )
+    result = ask_engine(podman, params, ["check-policy", "--json", "-"])
     try:
         verdict: Dict[str, Any] = json.loads(result.stdout)
     except ValueError:

@@ -185,6 +185,10 @@ options:
     description: Further files of that kind, name to path on the host whose content they get; an empty path is no content.
     type: dict
     default: {}
+  config_secrets:
+    description: Further files of that kind whose content is secret; shown nowhere, readable for the sidecar alone.
+    type: dict
+    default: {}
   config_directory:
     description: Where the files of O(config) lie inside.
     type: path
@@ -306,6 +310,7 @@ OPTIONS: Dict[str, Dict[str, Any]] = {
     "stop_timeout": {"type": "int", "default": 10},
     "config": {"type": "dict", "default": {}},
     "config_sources": {"type": "dict", "default": {}},
+    "config_secrets": {"type": "dict", "default": {}, "no_log": True},
     "config_directory": {"type": "path", "default": "/var/lib/openshell/config"},
     "config_volume": {"type": "str", "default": ""},
     "config_uid": {"type": "int", "default": 1337},
@@ -402,7 +407,7 @@ def apply_config(
     params = module.params
     if not params["config"]:
         return sidecar_config.Outcome(False, [])
-    files = texts(params["config"])
+    files = {**texts(params["config"]), **texts(params["config_secrets"])}
     files.update({name: read_text(path) if path else "" for name, path in params["config_sources"].items()})
     wanted = sidecar_config.Config(files, params["config_directory"], params["config_volume"], params["config_uid"])
     return sidecar_config.converge(

@@ -60,7 +60,7 @@ def redacted(text: str) -> str:
 class Event:
     """One decision, or the end of a tunnel.
 
-    ``path`` is without the query; ``bytes_in`` is what the client got, ``bytes_out`` what it sent, heads included.
+    ``path`` is without the query; ``error`` the code of a refusal (spec 2.2); ``bytes_in`` is what the client got, ``bytes_out`` what it sent, heads included.
     """
 
     entrance: Entrance
@@ -77,6 +77,7 @@ class Event:
     status: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    error: str = ""
     ended: bool = False
     started: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -87,7 +88,7 @@ class Event:
 
     def refused(self, refusal: Refusal) -> None:
         """Take over what the client is told."""
-        self.status = refusal.status
+        self.status, self.error = refusal.status, refusal.code
         self.reason = self.reason or str(refusal.more.get("reason") or refusal.detail)
         self.bytes_in += len(refusal.response())
 
@@ -111,6 +112,7 @@ class Event:
             quoted(self.entrance),
             "true" if self.audited else "false",
             f',"rule":{quoted(self.rule)}' if self.rule else "",
+            f',"error":{quoted(self.error)}' if self.error else "",
             f',"lines_dropped":{dropped}' if dropped else "",
         )
 
@@ -156,7 +158,7 @@ _TEMPLATE = (
     + _PRODUCT
     + '},"dst_endpoint":{"domain":%s,"port":%d},"firewall_rule":{"name":%s,"type":%s},'
     '"traffic":{"bytes_in":%d,"bytes_out":%d},"duration":%d,%s%s'
-    '"unmapped":{"schema":"' + SCHEMA + '","sandbox":%s,"entrance":%s,"audited":%s%s%s}}'
+    '"unmapped":{"schema":"' + SCHEMA + '","sandbox":%s,"entrance":%s,"audited":%s%s%s%s}}'
 )  # fmt: skip
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from openshell_proxy.policy.model import Enforcement
@@ -155,25 +155,24 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def _limits(text: str) -> Limits:
-    """A JSON object of names and numbers over the defaults."""
-    try:
-        wanted = json.loads(text or "{}")
-    except ValueError:
-        wanted = None
-    if not isinstance(wanted, dict):
-        raise SettingsError("OPENSHELL_PROXY_LIMITS is not a JSON object of limits and numbers")
-    for name, value in wanted.items():
+    """``name=number,name=number`` over the defaults."""
+    wanted: dict[str, float] = {}
+    for entry in filter(None, text.split(",")):
+        name, _, number = entry.partition("=")
         if name not in LIMIT_RANGES:
             raise SettingsError(
                 f"OPENSHELL_PROXY_LIMITS names '{name}', which is no limit; use {', '.join(LIMIT_RANGES)}"
             )
+        kind = type(getattr(Limits(), name))
         low, high = LIMIT_RANGES[name]
-        whole = isinstance(getattr(Limits(), name), int)
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
-            raise SettingsError(
-                f"OPENSHELL_PROXY_LIMITS: {name} must be a {'whole ' * whole}number from {low} to {high}"
-            )
-    return Limits(**wanted)
+        try:
+            wanted[name] = kind(number)
+        except ValueError:
+            wanted[name] = math.nan
+        if not low <= wanted[name] <= high:
+            whole = "whole " if kind is int else ""
+            raise SettingsError(f"OPENSHELL_PROXY_LIMITS: {name} must be a {whole}number from {low} to {high}")
+    return dataclasses.replace(Limits(), **cast(dict[str, Any], wanted))
 
 
 def _upstream_proxy(environ: Mapping[str, str]) -> UpstreamProxy | None:
