@@ -6,16 +6,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import io
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from loopback import HOST, World, hello, rest
 from openshell_proxy import audit
-from openshell_proxy.audit import Audit, Event
+from openshell_proxy.audit import Audit, Event, RotatingFile, redacted
+from openshell_proxy.refusal import denied_request
 
 
 def event(number: int = 0) -> Event:
@@ -85,5 +92,145 @@ def test_a_disk_that_is_full_costs_lines_in_the_file_only() -> None:
     out = io.StringIO()
     log = Audit("test", Path("/dev/full"), out)
     log.event(event())
+    until(lambda: log.file_error != "")
     log.close(5)
     assert "a.test" in out.getvalue()
+    assert (log.file_error, log.dropped) == ("no space left on device", 0)
+
+
+def test_a_file_that_cannot_be_opened_is_tried_again(tmp_path: Path) -> None:
+    log = Audit("test", tmp_path / "log" / "audit.jsonl", io.StringIO())
+    log.event(event(1))
+    until(lambda: log.file_error == "no such file or directory")
+    (tmp_path / "log").mkdir()
+    log.event(event(2))
+    log.close(5)
+    assert log.file_error == ""
+    assert [json.loads(line)["http_request"]["url"]["path"] for line in (tmp_path / "log/audit.jsonl").open()] == ["/2"]
+
+
+def test_a_torn_line_stays_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = RotatingFile(tmp_path / "audit.jsonl")
+    write, room = os.write, [10]
+
+    def full_disk(descriptor: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = write(descriptor, data[: room[0]])
+        room[0] -= taken
+        return taken
+
+    monkeypatch.setattr(os, "write", full_disk)
+    file.write(b"first line that does not fit\n")
+    room[0] = 1000
+    file.write(b"second\n")
+    file.close()
+    assert (tmp_path / "audit.jsonl").read_bytes() == b"first line\nsecond\n"
+
+
+def test_a_file_from_before_counts_towards_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "FILE_BYTES", 2000)
+    (tmp_path / "audit.jsonl").write_text("x" * 1900 + "\n")
+    log = Audit("test", tmp_path / "audit.jsonl", io.StringIO())
+    log.event(event())
+    log.close(5)
+    assert (tmp_path / "audit.jsonl.1").read_text().startswith("xxx")
+    assert "/0" in (tmp_path / "audit.jsonl").read_text()
+
+
+class Broken(io.StringIO):
+    """A standard output whose reader has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_lines_that_nobody_takes_are_counted_and_the_file_has_them(tmp_path: Path) -> None:
+    log = Audit("test", tmp_path / "audit.jsonl", Broken())
+    log.event(event(1))
+    until(lambda: log.dropped == 1)
+    log.event(event(2))
+    log.close(5)
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").open()]
+    assert [line["unmapped"].get("lines_dropped") for line in lines] == [None, 1]
+
+
+@given(st.text(), st.text(), st.text(), st.text(), st.text())
+def test_whatever_is_in_it_a_line_is_one_line_of_ascii(
+    host: str, method: str, path: str, reason: str, rule: str
+) -> None:
+    one = Event("forward", False, host, 80, method, path, policy=rule, rule=rule, reason=reason, error=reason)
+    line = one.line("test")
+    assert line.isascii() and line.isprintable()
+    record = json.loads(line)
+    assert record["dst_endpoint"]["domain"] == host
+    assert record["firewall_rule"]["name"] == rule
+    assert record["status_detail"] == redacted(reason)[:256] if reason else "status_detail" not in record
+    if method:
+        assert record["http_request"] == {
+            "http_method": method, "url": {"hostname": host, "port": 80, "path": redacted(path)}
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "placeholder",
+    [
+        "openshell:resolve:env:API_KEY",
+        "openshell:resolve:env:v3_API_KEY",
+        "openshell%3Aresolve%3aenv:API_KEY",
+        "%6fpenshell%253Aresolve%25253aenv%3aAPI_KEY",
+        "sk-OPENSHELL-RESOLVE-ENV-API_KEY",
+        "sk%2DOPENSHELL-RESOLVE%2dENV-API_KEY",
+    ],
+)
+def test_a_placeholder_is_in_no_line(placeholder: str) -> None:
+    one = Event("tunnel", False, "a.test", 443, "GET", f"/bot{placeholder}/send", reason=f"GET /{placeholder} is not")
+    line = one.line("test")
+    assert "API_KEY" not in line
+    assert json.loads(line)["http_request"]["url"]["path"].endswith("[CREDENTIAL]/send")
+    assert "[CREDENTIAL]" in json.loads(line)["message"]
+
+
+@pytest.mark.parametrize("path", ["/openshell/resolve/env", "/100%25", "/a:b", "/openshell:resolve"])
+def test_what_is_no_placeholder_stays(path: str) -> None:
+    assert redacted(path) == path
+
+
+def test_the_documented_line_is_the_line() -> None:
+    text = (Path(__file__).parents[3] / "docs/audit.md").read_text()
+    documented = json.loads(text.partition("```json\n")[2].partition("```")[0])
+    one = Event("tunnel", False, "api.example.com", 443, "POST", "/repos/a/issues", policy="github", rule="GET /**",
+                engine="l7")  # fmt: skip
+    one.refused(denied_request("POST", "api.example.com", 443, "/repos/a/issues", "github", "GET /**", "l7", "no"))
+    one.reason, one.bytes_out = "POST /repos/a/issues not permitted by policy", 118
+    record = json.loads(one.line("demo", 3))
+    for changing in ("time", "duration"):
+        documented[changing] = record[changing]
+    documented["traffic"]["bytes_in"] = record["traffic"]["bytes_in"]
+    documented["metadata"]["product"]["version"] = record["metadata"]["product"]["version"]
+    assert record == documented
+
+
+async def test_the_bytes_are_those_of_the_whole_exchange(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port, "read-write"))
+    place = f"{HOST}:{there.port}"
+    sent = 0
+    got = 0
+    client = await world.client()
+    for method, body in (("POST", b"five!"), ("DELETE", b"")):
+        data = (
+            f"{method} http://{place}/ HTTP/1.1\r\nHost: {place}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        )
+        await client.send(data)
+        sent += len(data)
+        got += len(await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), 10))
+        got += len(
+            await client.reader.readexactly(len(f"{method} / HTTP/1.1|") + len(body))
+            if method == "POST"
+            else await client.ended()
+        )
+    traffic = [one["traffic"] for one in await world.events() if one["class_uid"] == 4002]
+    assert len(traffic) == 2
+    assert sum(one["bytes_out"] for one in traffic) == sent
+    assert sum(one["bytes_in"] for one in traffic) == got
