@@ -279,8 +279,9 @@ class Podman:
     # -- volumes -------------------------------------------------------------------------------------------------
 
     def volume(self, name: str) -> Json | None:
-        found = self._inspect("volume", [name])
-        return found[0] if found else None
+        """The volume of exactly this name: ``podman volume inspect`` and ``rm`` take the beginning of one for it too."""
+        found: List[Json] = self.json(["volume", "ls", "--format", "json"])
+        return next((volume for volume in found if volume["Name"] == name), None)
 
     def volumes(self, label: str) -> List[Json]:
         """Every volume that carries *label*."""
@@ -296,6 +297,8 @@ class Podman:
 
     def remove_volume(self, name: str) -> bool:
         """Remove a volume that no container uses; True when it was there. Idempotent."""
+        if self.volume(name) is None:
+            return False
         result = self.run(["volume", "rm", name], check=False)
         if result.rc == 0:
             return True

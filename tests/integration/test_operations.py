@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Origin, changed, inside, ours, playbook, podman
+from conftest import ROOT, Origin, changed, inside, ours, playbook, podman
 
 NAME = "it-ops"
 KINDS = ("container", "network", "volume", "secret")
@@ -175,15 +175,31 @@ def test_no_request_is_lost_while_policies_change(original: str, origin: Origin)
     assert changes > 1
 
 
+def test_a_volume_is_known_by_its_whole_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "playbooks/collections"))
+    from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman
+
+    podman("volume", "create", "it-ops-volume-1")
+    try:
+        assert Podman().volume("it-ops-volume") is None  # "podman volume inspect" would take the beginning for it
+        assert not Podman().remove_volume("it-ops-volume")
+        podman("volume", "create", "it-ops-volume-2")
+        assert Podman().volume("it-ops-volume") is None
+        assert (Podman().volume("it-ops-volume-1") or {})["Name"] == "it-ops-volume-1"
+    finally:
+        podman("volume", "rm", "it-ops-volume-1", "it-ops-volume-2", check=False)
+    assert not {"it-ops-volume-1", "it-ops-volume-2"} & set(podman("volume", "ls", "-q").stdout.split())
+
+
 def test_a_policy_is_judged_without_a_sandbox(origin: Origin, tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(yaml.safe_dump(policy(origin)))
-    before = podman("ps", "-aq").stdout
     assert "The policy is good" in good(playbook("check_policy", openshell_policy=str(file))).stdout
     file.write_text("version: 1\nnetwork_policies:\n  x:\n    endpoints:\n      - {hots: a.test, port: 443}\n")
     refused(playbook("check_policy", openshell_policy=str(file)), f"{file}:5", "did you mean")
     refused(playbook("check_policy", openshell_policy="/nowhere.yaml"), "cannot be read")
-    assert podman("ps", "-aq").stdout == before
+    assert not {"openshell-proxy-", "openshell-tls-"} & set(podman("volume", "ls", "-q").stdout.split())
+    assert "openshell-sbx-" not in podman("network", "ls", "--format", "{{.Name}}").stdout.split()
 
 
 def test_a_decision_is_explained(origin: Origin) -> None:
@@ -215,7 +231,7 @@ def test_what_was_refused_comes_with_what_would_allow_it(original: str, origin: 
     for _ in range(3):
         inside(NAME, "curl", "-sS", "-g", "-X", "POST", url)
     told = good(playbook("denied_report", sandbox_name=NAME, openshell_format="json", openshell_since="10m")).stdout
-    groups = json.loads(told[told.index("[\n    {") : told.rindex("]\n") + 1])
+    groups, _ = json.JSONDecoder().raw_decode(told, told.index("[\n    {"))
     mine = [one for one in groups if one["method"] == "POST" and "odd" in one["path"]]
     assert [one["count"] for one in mine] == [3]
     shown = good(playbook("denied_report", sandbox_name=NAME, openshell_since="10m")).stdout

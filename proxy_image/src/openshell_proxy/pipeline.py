@@ -77,7 +77,11 @@ class Pipeline:
         """
         key = object()
         self._watchers[key] = on_new_generation
-        return lambda: self._watchers.pop(key, None) and None
+
+        def unwatch() -> None:
+            self._watchers.pop(key, None)
+
+        return unwatch
 
     @functools.cached_property
     def assemblies(self) -> Assemblies:
@@ -131,9 +135,10 @@ class Pipeline:
             event.reason = f"no byte came for {self.limits.idle:g} seconds"
             if event.status:
                 raise Broken(event.reason) from None
-            event.status = 504
             detail = f"{intent.host}:{intent.port} did not answer: {event.reason}"
-            raise Refusal(504, "upstream_timeout", detail) from None
+            refusal = Refusal(504, "upstream_timeout", detail)
+            event.refused(refusal)
+            raise refusal from None
         finally:
             self.under_way.end(event)
             if messages is not None:

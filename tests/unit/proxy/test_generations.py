@@ -86,6 +86,29 @@ async def test_a_request_that_came_before_the_close_is_answered(world: World) ->
     assert (got.status, got.headers["connection"]) == (200, "close")
 
 
+async def test_a_request_that_came_behind_an_answer_under_way_is_answered(world: World) -> None:
+    go = asyncio.Event()
+
+    async def halting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
+            await go.wait()
+            writer.write(b"half")
+
+    there = await world.origin(halting)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    assert (await client.head())[0] == 200
+    world.reload(rest(there.port, "read-only"))
+    await client.send(get(there.port))  # the head of the first answer did not say that it is the last
+    go.set()
+    assert await asyncio.wait_for(client.reader.readexactly(8), 10) == b"halfhalf"
+    got = await client.response()
+    assert (got.status, got.headers["connection"]) == (200, "close")
+
+
 async def test_the_same_policy_again_closes_nothing(world: World) -> None:
     there = await world.origin(hello)
     await world.start(rest(there.port))
@@ -96,6 +119,7 @@ async def test_the_same_policy_again_closes_nothing(world: World) -> None:
     assert report["generation"] == 2
     await client.send(get(there.port))
     assert (await client.response()).headers.get("connection") is None
+    assert there.connections == 1
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
