@@ -136,9 +136,9 @@ class Pipeline:
             if event.status:
                 raise Broken(event.reason) from None
             detail = f"{intent.host}:{intent.port} did not answer: {event.reason}"
-            refusal = Refusal(504, "upstream_timeout", detail)
-            event.refused(refusal)
-            raise refusal from None
+            late = Refusal(504, "upstream_timeout", detail)
+            event.refused(late)
+            raise late from None
         finally:
             self.under_way.end(event)
             if messages is not None:

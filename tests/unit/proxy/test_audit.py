@@ -138,6 +138,26 @@ def test_a_file_from_before_counts_towards_its_size(tmp_path: Path, monkeypatch:
     assert "/0" in (tmp_path / "audit.jsonl").read_text()
 
 
+def test_a_pipe_that_nobody_reads_costs_lines_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "QUEUE_LINES", 10)
+    reading, writing = os.pipe()
+    stdout, lines = os.fdopen(writing, "w"), []
+    log = Audit("test", None, stdout)
+    while not log.dropped:
+        log.event(event())
+    assert log.allowed > log.dropped  # nothing of it waited for the reader
+    reader = threading.Thread(target=lambda: lines.extend(os.fdopen(reading)))
+    reader.start()
+    until(lambda: not log._lines)
+    log.event(event(100))
+    log.close(5)
+    stdout.close()
+    reader.join(10)
+    said = [json.loads(line)["unmapped"].get("lines_dropped", 0) for line in lines]
+    assert max(said) == log.dropped
+    assert len(lines) == log.allowed - log.dropped
+
+
 class Broken(io.StringIO):
     """A standard output whose reader has gone."""
 

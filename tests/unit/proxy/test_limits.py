@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -163,6 +164,31 @@ async def test_a_client_that_asks_nothing_is_left(world: World, limits: Limits) 
         await client.send(get(there.port))
         assert (await client.response()).status == 200
     assert await client.ended() == b""
+
+
+async def test_a_handshake_that_never_ends(world: World) -> None:
+    await world.start(rest(443), limits=Limits(handshake=0.2))
+    client = await world.tunnel(443, tls=False)
+    await client.send(b"\x16\x03\x01\x02\x00\x01")
+    assert await client.ended() == b""
+    told = [one["status_detail"] for one in await world.events() if one.get("firewall_rule", {}).get("type") == "tls"]
+    assert len(told) == 1 and told[0].startswith("TLS with the client failed")
+
+
+@pytest.mark.parametrize("limits", [Limits(connect_each=0.2), Limits(connect_total=0.2)])
+async def test_a_destination_that_does_not_take_the_connection(world: World, limits: Limits) -> None:
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)  # one fits; the kernel answers no more
+        for one in (first, second):
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        port = full.getsockname()[1]
+        await world.start(rest(port), limits=limits)
+        client = await world.client()
+        await client.send(get(port))
+        got = await client.response()
+        assert (got.status, "the connection timed out" in got.json["detail"]) == (502, True)
 
 
 ENVIRON = {"OPENSHELL_SANDBOX": "x", "OPENSHELL_PROXY_IP": "10.0.0.2", "OPENSHELL_AGENT_IP": "10.0.0.3"}

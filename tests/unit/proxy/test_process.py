@@ -189,6 +189,9 @@ def test_a_bad_policy_at_the_start_denies_all(process: Process) -> None:
         ("OPENSHELL_DEFAULT_ENFORCEMENT", "off"),
         ("OPENSHELL_GATEWAY_ENDPOINT", "host:8080"),
         ("OPENSHELL_MODE", "gateway"),
+        ("OPENSHELL_POLICY_FAILURE_MODE", "open"),
+        ("OPENSHELL_PROXY_LIMITS", "connections=0"),
+        ("OPENSHELL_UPSTREAM_PROXY", "proxy"),
         ("OPENSHELL_AUTHORITY", "/nowhere"),
     ],
 )
