@@ -7,12 +7,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from loopback import HOST, Client, World, answer, hello, read_request, rest
+
+WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 def get(port: int, path: str = "/", method: str = "GET") -> bytes:
@@ -166,6 +170,28 @@ async def test_a_tunnel_admitted_before_and_piped_after_is_judged_again(world: W
     await client.send(b"\x00ping")
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
         await asyncio.wait_for(client.reader.readexactly(5), 10)
+
+
+async def test_an_upgraded_connection_that_nobody_looks_into_ends(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, fields, _ = await read_request(reader)
+        accept = base64.b64encode(hashlib.sha1(fields["sec-websocket-key"].encode() + WEBSOCKET).digest()).decode()
+        upgrade = f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\n" + upgrade.encode())
+        await echo(reader, writer)
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    ask = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    key = f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n\r\n"
+    await client.send(get(there.port)[:-2] + (ask + key).encode())
+    assert (await client.head())[0] == 101
+    await client.send(b"frame")
+    assert await client.reader.readexactly(5) == b"frame"
+    world.reload(rest(there.port, "read-only"))
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await asyncio.wait_for(client.reader.readexactly(1), 10)
 
 
 async def test_a_watcher_is_told_until_it_leaves(world: World) -> None:

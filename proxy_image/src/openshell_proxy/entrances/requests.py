@@ -139,6 +139,8 @@ class Requests:
         self.client.last = True
         if self.waiting is not None and not self.client.pending():
             self.waiting.reschedule(0)
+        elif self.client.on_last is not None:
+            self.client.on_last()
 
     async def _next_head(self, seconds: float, again: bool = False) -> RequestHead | None:
         """The next request's head; None when there will be none. *again*: not the first of its connection."""

@@ -288,6 +288,7 @@ class Exchange:
         pipe.client.transport, pipe.upstream.transport = client, there
         pipe.join(pipe.client, client, early_up)
         pipe.join(pipe.upstream, there, early_down)
+        self.client.on_last = pipe.abort  # nobody can say goodbye within bytes that are not looked at
         try:
             await pipe.done.wait()
         finally:

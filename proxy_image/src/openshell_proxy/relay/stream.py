@@ -36,6 +36,7 @@ class Stream(asyncio.Protocol):
         self.error: Exception | None = None
         self.half_close_ok = True
         self.last = False  # whether the response at hand is the last that this connection carries
+        self.on_last: Callable[[], None] | None = None  # ends what has no further message, once ``last`` is set
         self.on_lost: Callable[[], None] | None = None
         self.connected: asyncio.Event = asyncio.Event()
         self._reader: asyncio.Future[None] | None = None
