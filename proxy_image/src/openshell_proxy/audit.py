@@ -44,9 +44,9 @@ def _escaped(text: str) -> str:
     return "".join(f"(?:{re.escape(char)}|(?i:%(?:25)*{ord(char):02x}))" for char in text)
 
 
-_MARKER = re.compile(
-    rf"(?:{_escaped('openshell:resolve:env:')}|[A-Za-z0-9_.~-]*{_escaped('-OPENSHELL-RESOLVE-ENV-')})[^/?#\s]*"
-)
+# What stands before an alias's marker is a prefix that its client asks for; looking for its beginning would cost
+# quadratic time on a long path.
+_MARKER = re.compile(rf"(?:{_escaped('openshell:resolve:env:')}|{_escaped('-OPENSHELL-RESOLVE-ENV-')})[^/?#\s]*")
 
 
 def redacted(text: str) -> str:
@@ -60,7 +60,8 @@ def redacted(text: str) -> str:
 class Event:
     """One decision, or the end of a tunnel.
 
-    ``path`` is without the query; ``error`` the code of a refusal (spec 2.2); ``bytes_in`` is what the client got, ``bytes_out`` what it sent, heads included.
+    ``path`` is without the query; ``error`` the code of a refusal (spec 2.2); ``bytes_in`` is what the client got,
+    ``bytes_out`` what it sent, heads included.
     """
 
     entrance: Entrance
