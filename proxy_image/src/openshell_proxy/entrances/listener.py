@@ -132,7 +132,7 @@ def proxy_port(pipeline: Pipeline, authority: Authority) -> Serve:
             pipeline.audit.event(event)
             await send_refusal(sock, refusal)
         else:
-            tunnel = Tunnel(pipeline, authority, sock, partial(connect_target, sock.recv(end)))
+            tunnel = Tunnel(pipeline, authority, sock, partial(connect_target, sock.recv(end), limits.headers))
             try:
                 await tunnel.serve()
             except Refusal as refusal:
