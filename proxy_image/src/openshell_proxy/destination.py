@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -13,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
 from openshell_proxy.policy import Decision, Intent
+from openshell_proxy.policy.addresses import INTERNAL
 from openshell_proxy.resolver import ResolveError
 
 Address = IPv4Address | IPv6Address
@@ -27,29 +29,26 @@ ALWAYS_BLOCKED: tuple[Network, ...] = tuple(
         "::/128", "::1/128", "fe80::/10", "ff00::/8", "2002::/16", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32",
     )
 )  # fmt: skip
-INTERNAL: tuple[Network, ...] = tuple(
-    ipaddress.ip_network(net)
-    for net in (
-        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24",
-        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "fc00::/7",
-    )
-)  # fmt: skip
 CONTROL_PLANE_PORTS = frozenset({2379, 2380, 6443, 10250, 10255})
 HOST_ALIASES = frozenset({"host.openshell.internal", "host.containers.internal", "host.docker.internal"})
 METADATA_HOSTS = frozenset({"metadata.google.internal"})
+METADATA_ADDRESS = IPv4Address("169.254.169.254")
+LINK_LOCAL: tuple[Network, ...] = (IPv4Network("169.254.0.0/16"), IPv6Network("fe80::/10"))
 
 
 class DestinationError(Exception):
-    """A destination that is not dialled; ``reason`` in the words of spec 2.2."""
+    """A destination that is not dialled; ``reason`` in the words of spec 2.2, ``why`` what exactly was wrong."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, why: str = "") -> None:
         self.reason = reason
-        super().__init__(reason)
+        self.why = why or reason
+        super().__init__(self.why)
 
 
 class Mode(Enum):
     """Why private addresses are possible, or not (spec 1.14, highest precedence first)."""
 
+    TRUSTED_GATEWAY_ALIAS = "trusted-gateway check failed"
     EXPLICIT_ALLOWED_IPS = "allowed_ips check failed"
     IMPLICIT_IP_LITERAL = "declared endpoint check failed"
     EXACT_DECLARED_HOST = "exact host check failed"
@@ -77,11 +76,40 @@ def literal(host: str) -> Address | None:
         return None
 
 
-def choose_mode(host: str, decision: Decision) -> Mode:
-    """The one mode for this connection."""
+def is_gateway_alias(host: str) -> bool:
+    """Whether *host* is one of the names under which containers know their host."""
+    return host.lower() in HOST_ALIASES
+
+
+def is_metadata_host(host: str) -> bool:
+    """Whether *host* is a name of a cloud's metadata service."""
+    return host.lower().removesuffix(".") in METADATA_HOSTS
+
+
+def is_cloud_metadata(address: Address) -> bool:
+    """Whether *address* is that of a cloud's metadata service, which no mode opens."""
+    return unwrap(address) == METADATA_ADDRESS
+
+
+def is_link_local(address: Address) -> bool:
+    return within(unwrap(address), LINK_LOCAL)
+
+
+def implicit_allowed_ips(host: str) -> tuple[Network, ...]:
+    """An endpoint whose host is an address is its own allow list; nothing for names and addresses never reachable."""
+    address = literal(host)
+    if address is None or within(unwrap(address), ALWAYS_BLOCKED):
+        return ()
+    return (ipaddress.ip_network(unwrap(address)),)
+
+
+def choose_mode(host: str, decision: Decision, trusted_gateway: Address | None = None) -> Mode:
+    """The one mode for this connection; *trusted_gateway* is the host's address, where the sandbox may reach it."""
+    if trusted_gateway is not None and is_gateway_alias(host):
+        return Mode.TRUSTED_GATEWAY_ALIAS
     if decision.allowed_ips:
         return Mode.EXPLICIT_ALLOWED_IPS
-    if literal(host) is not None and decision.exact_host:
+    if decision.exact_host and implicit_allowed_ips(host):
         return Mode.IMPLICIT_IP_LITERAL
     return Mode.EXACT_DECLARED_HOST if decision.exact_host else Mode.DEFAULT_PUBLIC_ONLY
 
@@ -89,15 +117,21 @@ def choose_mode(host: str, decision: Decision) -> Mode:
 def judge(address: Address, port: int, mode: Mode, decision: Decision, own: Sequence[Network]) -> None:
     """Refuse one resolved address; pure. Raises :class:`DestinationError`."""
     real = unwrap(address)
-    if within(real, ALWAYS_BLOCKED) or within(real, own):
-        raise DestinationError("internal address" if mode is Mode.DEFAULT_PUBLIC_ONLY else mode.value)
-    if mode is Mode.EXPLICIT_ALLOWED_IPS and not within(real, decision.allowed_ips):
-        raise DestinationError(mode.value)
-    internal = within(real, INTERNAL)
-    if mode is Mode.DEFAULT_PUBLIC_ONLY and internal:
-        raise DestinationError(mode.value)
-    if mode is not Mode.DEFAULT_PUBLIC_ONLY and internal and port in CONTROL_PLANE_PORTS:
-        raise DestinationError(mode.value)
+    if mode is Mode.TRUSTED_GATEWAY_ALIAS:
+        never = is_cloud_metadata(real) or (within(real, ALWAYS_BLOCKED) and not is_link_local(real))
+    else:
+        never = within(real, ALWAYS_BLOCKED) or within(real, own)
+    if never:
+        raise DestinationError(mode.value, "internal address: the name leads to an always-blocked address")
+    if mode is Mode.DEFAULT_PUBLIC_ONLY:
+        if within(real, INTERNAL):
+            raise DestinationError(mode.value, "internal address: only an exact host or allowed_ips opens one")
+        return
+    if port in CONTROL_PLANE_PORTS:
+        raise DestinationError(mode.value, f"blocked control-plane port {port}")
+    listed = mode in (Mode.EXPLICIT_ALLOWED_IPS, Mode.TRUSTED_GATEWAY_ALIAS)
+    if listed and not within(real, decision.allowed_ips):
+        raise DestinationError(mode.value, "the name leads to an address that allowed_ips does not have")
 
 
 Judge = Callable[[Address, int, Mode, Decision, Sequence[Network]], None]
@@ -107,11 +141,16 @@ class Guard:
     """Turns an allowed intent into addresses to dial.
 
     ``own_networks`` are those that the sidecar itself is on: the shared bridge with the other sidecars and the host on
-    it, and the sandbox's own network. No policy opens them.
+    it, and the sandbox's own network. No policy opens them. ``trusted_gateway`` is the one address on them under which
+    a policy may open the host; there is none unless the sidecar is told one.
     """
 
-    def __init__(self, *, own_networks: Sequence[Network], resolver: Resolves, judge_address: Judge = judge) -> None:
+    def __init__(
+        self, *, own_networks: Sequence[Network], resolver: Resolves, judge_address: Judge = judge,
+        trusted_gateway: Address | None = None,
+    ) -> None:  # fmt: skip
         self.own_networks = tuple(own_networks)
+        self.trusted_gateway = trusted_gateway
         self.resolver = resolver
         self._judge = judge_address
 
@@ -120,9 +159,12 @@ class Guard:
 
         One address that fails refuses the whole: an attacker's answer that mixes good and bad gains nothing.
         """
-        if intent.host in HOST_ALIASES or intent.host in METADATA_HOSTS or intent.host == "localhost":
+        alias = is_gateway_alias(intent.host) and self.trusted_gateway is None
+        if alias or is_metadata_host(intent.host) or intent.host == "localhost":
             raise DestinationError("internal address")
-        mode = choose_mode(intent.host, decision)
+        mode = choose_mode(intent.host, decision, self.trusted_gateway)
+        if mode is Mode.TRUSTED_GATEWAY_ALIAS:
+            decision = dataclasses.replace(decision, allowed_ips=(ipaddress.ip_network(self.trusted_gateway),))  # type: ignore[arg-type]
         address = literal(intent.host)
         try:
             found = (intent.host,) if address is not None else await self.resolver.resolve(intent.host)

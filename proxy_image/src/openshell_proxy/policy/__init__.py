@@ -8,10 +8,11 @@ Source: OpenShell's policy schema (section 1 of its functional specification), w
 """
 
 from openshell_proxy.policy.engine import Policy, deny_all, load_policy
-from openshell_proxy.policy.model import Decision, Intent, PolicyError, Request
+from openshell_proxy.policy.model import MESSAGE, Decision, Intent, PolicyError, Request
 from openshell_proxy.policy.path import TargetError, canonical_path, parse_query
 
 __all__ = [
+    "MESSAGE",
     "Decision",
     "Intent",
     "Policy",

@@ -16,6 +16,9 @@ from openshell_proxy.policy.model import PolicyError
 
 MAX_POLICY_BYTES = 262_144
 
+# A value that its YAML tag does not fit, like ``!!int x``: equal to nothing that a key may hold.
+_UNREADABLE = object()
+
 
 class Reader:
     """Reads YAML nodes of one source and gathers ``SOURCE:LINE: message`` errors instead of stopping at the first."""
@@ -24,10 +27,11 @@ class Reader:
         self.source = source
         self.errors: list[str] = []
         self.notices: list[str] = []
+        self._read = 0
 
     def compose(self, text: str) -> yaml.MappingNode:
         """The document's root mapping. Raises :class:`PolicyError`: without it there is nothing to read."""
-        if len(text.encode()) > MAX_POLICY_BYTES:
+        if len(text.encode("utf-8", "surrogatepass")) > MAX_POLICY_BYTES:
             raise PolicyError([f"{self.source}:1: the policy is larger than {MAX_POLICY_BYTES} bytes"])
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -37,6 +41,8 @@ class Reader:
             raise PolicyError([f"{self.source}:{line}: not YAML: {error.problem or error.context}"]) from None
         except yaml.YAMLError as error:
             raise PolicyError([f"{self.source}:1: not YAML: {' '.join(str(error).split())}"]) from None
+        except RecursionError:
+            raise PolicyError([f"{self.source}:1: not YAML: too deeply nested"]) from None
         if not isinstance(root, yaml.MappingNode):
             raise PolicyError([f"{self.source}:1: a policy is a mapping with version and network_policies"])
         return root
@@ -54,8 +60,12 @@ class Reader:
             return {}
         names = list(known) if known is not None else None
         found: dict[str, yaml.Node] = {}
+        self._count(node)
         for key_node, value in node.value:
-            key = str(key_node.value)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.error(key_node, f"{what} has a key that is not a text")
+                continue
+            key = key_node.value
             if key in found:
                 self.error(key_node, f"{what} has '{key}' twice")
             elif names is not None and key not in names:
@@ -72,19 +82,25 @@ class Reader:
         if not isinstance(node, yaml.SequenceNode):
             self.error(node, f"{what} must be a list")
             return []
+        self._count(node)
         return list(node.value)
 
+    def _count(self, node: yaml.CollectionNode) -> None:
+        """Refuse what can only be had by naming anchors again and again."""
+        self._read += len(node.value)
+        if self._read > MAX_POLICY_BYTES:
+            raise PolicyError([f"{self.source}:{node.start_mark.line + 1}: the aliases of the policy say too much"])
+
     def value(self, node: yaml.Node) -> Any:
-        """The plain value of a scalar; None (with an error) for anything else."""
+        """The plain value of a scalar; of anything else, one that is equal to nothing."""
         if not isinstance(node, yaml.ScalarNode):
-            return None
-        loader = yaml.SafeLoader("")
-        try:
-            return loader.construct_object(node)
-        except yaml.YAMLError:
+            return _UNREADABLE
+        if node.tag == "tag:yaml.org,2002:str":
             return node.value
-        finally:
-            loader.dispose()
+        try:
+            return yaml.constructor.SafeConstructor().construct_object(node)
+        except (yaml.YAMLError, ValueError, KeyError, OverflowError, AttributeError):
+            return _UNREADABLE
 
     def text(self, node: yaml.Node | None, what: str, default: str = "") -> str:
         if node is None:
@@ -98,11 +114,23 @@ class Reader:
     def texts(self, node: yaml.Node | None, what: str) -> list[str]:
         return [self.text(item, what) for item in self.items(node, what)]
 
-    def boolean(self, node: yaml.Node | None, what: str) -> bool:
-        value = False if node is None else self.value(node)
+    def boolean(self, node: yaml.Node | None, what: str, default: bool = False) -> bool:
+        if node is None:
+            return default
+        value = self.value(node)
         if not isinstance(value, bool):
-            self.error(node, f"{what} must be true or false")  # type: ignore[arg-type]
-            return False
+            self.error(node, f"{what} must be boolean, true or false")
+            return default
+        return value
+
+    def whole(self, node: yaml.Node | None, what: str, default: int, low: int, high: int) -> int:
+        """A whole number of *low* to *high*."""
+        if node is None:
+            return default
+        value = self.value(node)
+        if type(value) is not int or not low <= value <= high:
+            self.error(node, f"{what} must be a whole number from {low} to {high}")
+            return default
         return value
 
     def choice(self, node: yaml.Node | None, what: str, choices: Iterable[str], default: str) -> str:

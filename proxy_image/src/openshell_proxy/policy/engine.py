@@ -1,7 +1,6 @@
 # Copyright: the openshell.sandbox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """The decision: an immutable policy, compiled once, asked for every connection and every request (spec 1.13)."""
 
 from __future__ import annotations
@@ -13,144 +12,122 @@ from collections.abc import Iterable, Mapping
 
 from openshell_proxy.policy.ambiguity import conflicts
 from openshell_proxy.policy.document import Reader
-from openshell_proxy.policy.hosts import compile_host_pattern
-from openshell_proxy.policy.model import Decision, Endpoint, Enforcement, Intent, PolicyError, Request, Rule
-from openshell_proxy.policy.schema import read_policy
+from openshell_proxy.policy.hosts import compile_host_pattern, literal_suffix, parents
+from openshell_proxy.policy.model import Decision, Document, Endpoint, Enforcement, Intent, PolicyError
+from openshell_proxy.policy.schema import read_document
+from openshell_proxy.policy.site import Site
 
 Key = tuple[str, int]
+Wild = tuple[re.Pattern[str], tuple[Endpoint, ...]]
+MAX_ENDPOINTS = 20_000
+# Places and sets of endpoints that are remembered; forgetting all costs one compilation each.
+_REMEMBERED = 4096
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """One loaded policy.
+    """One loaded policy; ``document`` is what the file says.
 
     Exact hosts are found by one look into a dictionary. Wildcards lie under the port and the suffix after their last
     wildcard label, so only those that could match are tried: the cost does not grow with the number of endpoints.
+    ``sites`` remembers what was found, which is always the same.
     """
 
     digest: str
     notices: tuple[str, ...]
+    document: Document
     exact: Mapping[Key, tuple[Endpoint, ...]]
-    wild: Mapping[Key, tuple[tuple[re.Pattern[str], Endpoint], ...]]
+    wild: Mapping[Key, tuple[Wild, ...]]
     any_host: Mapping[int, tuple[Endpoint, ...]]
-    empty: bool
+    named: frozenset[str]
+    named_wild: Mapping[str, tuple[re.Pattern[str], ...]]
+    sites: dict[Key, Site] = dataclasses.field(default_factory=dict, repr=False)
+    sets: dict[tuple[int, ...], Site] = dataclasses.field(default_factory=dict, repr=False)
 
     def decide(self, intent: Intent) -> Decision:
         """Judge a connection (no request) or one request. Pure: the same question has the same answer."""
-        endpoints = self._matching(intent.host, intent.port)
-        if not endpoints:
-            return Decision(False, self._l4_reason(intent))
-        base = _connection(endpoints)
-        if intent.request is None or not base.inspects:
-            return base
-        return _judge_request(base, endpoints, intent.request)
+        host, port = intent.host, intent.port
+        site = self.sites.get((host, port))
+        if site is None:
+            site = self._site(host, port)
+            if site is None:
+                return Decision(False, self._l4_reason(host, port))
+        request = intent.request
+        if request is None or not site.groups:
+            return site.connection
+        return site.judge(host, port, request)
+
+    def names_host(self, host: str) -> bool:
+        """Whether an endpoint that names its host could allow *host* on some port (for the resolver)."""
+        if host in self.named:
+            return True
+        if not self.named_wild:
+            return False
+        return any(
+            pattern.fullmatch(host) for suffix in parents(host) for pattern in self.named_wild.get(suffix, ())
+        )  # fmt: skip
+
+    def _site(self, host: str, port: int) -> Site | None:
+        found = self._matching(host, port)
+        if not found:
+            return None
+        key = tuple(map(id, found))
+        site = self.sets.get(key)
+        if site is None:
+            site = Site(found)
+            if len(self.sets) >= _REMEMBERED:
+                self.sets.clear()
+            self.sets[key] = site
+        if len(self.sites) >= _REMEMBERED:
+            self.sites.clear()
+        self.sites[host, port] = site
+        return site
 
     def _matching(self, host: str, port: int) -> list[Endpoint]:
         found = list(self.exact.get((host, port), ()))
         if self.wild:
-            rest = host
-            while rest:
-                for pattern, endpoint in self.wild.get((rest, port), ()):
+            for suffix in parents(host):
+                for pattern, endpoints in self.wild.get((suffix, port), ()):
                     if pattern.fullmatch(host):
-                        found.append(endpoint)
-                rest = rest.partition(".")[2]
-            found += [endpoint for pattern, endpoint in self.wild.get(("", port), ()) if pattern.fullmatch(host)]
+                        found += endpoints
         found += self.any_host.get(port, ())
         return found
 
-    def names_host(self, host: str) -> bool:
-        """Whether some endpoint could allow *host* on some port; endpoints without a host do not count."""
-        ports = {port for _, port in (*self.exact, *self.wild)}
-        return any(endpoint.host for port in ports for endpoint in self._matching(host, port))
-
-    def _l4_reason(self, intent: Intent) -> str:
-        if self.empty:
+    def _l4_reason(self, host: str, port: int) -> str:
+        if not self.document.endpoints:
             return "network connections not allowed by policy"
-        return f"endpoint {intent.host}:{intent.port} is not allowed by any policy"
+        return f"endpoint {host}:{port} is not allowed by any policy"
 
 
-def _connection(endpoints: list[Endpoint]) -> Decision:
-    """The connection's own part of the answer; ambiguity was refused at load, so any matching endpoint tells it."""
-    first = min(endpoints, key=lambda endpoint: endpoint.policy)
-    return Decision(
-        allowed=True,
-        policy=first.policy,
-        tls=first.tls,
-        inspects=any(endpoint.inspects for endpoint in endpoints),
-        allowed_ips=first.allowed_ips,
-        exact_host=any(endpoint.exact_host for endpoint in endpoints),
-        allow_encoded_slash=any(endpoint.allow_encoded_slash for endpoint in endpoints),
-    )
-
-
-def _judge_request(base: Decision, endpoints: list[Endpoint], request: Request) -> Decision:
-    """Deny rules win over every allow, across policies; then some endpoint's rule must allow (spec 1.13)."""
-    asked = f"{request.method} {request.path}"
-    here = [endpoint for endpoint in endpoints if endpoint.path is None or endpoint.path.fullmatch(request.path)]
-    audited = bool(here) and all(endpoint.enforcement == "audit" for endpoint in here)
-    for endpoint in here:
-        for rule in endpoint.deny_rules:
-            if _rule_matches(rule, request, denying=True):
-                return dataclasses.replace(
-                    base, allowed=audited, audited=audited, layer="l7", policy=endpoint.policy, rule=rule.text,
-                    reason=f"{asked} blocked by deny rule",
-                )  # fmt: skip
-    for endpoint in here:
-        if "%2F" in request.path and not endpoint.allow_encoded_slash:
-            continue
-        if not endpoint.inspects:
-            continue  # an L4 endpoint beside an inspecting one adds no rule
-        for rule in endpoint.rules:
-            if _rule_matches(rule, request, denying=False):
-                return dataclasses.replace(base, layer="l7", policy=endpoint.policy, rule=rule.text)
-    reason = f"{asked} not permitted by policy" if here else f"{asked} did not match an L7 endpoint path"
-    return dataclasses.replace(base, allowed=audited, audited=audited, layer="l7", reason=reason)
-
-
-def _rule_matches(rule: Rule, request: Request, denying: bool) -> bool:
-    """Method, path and query of one rule. Query: allow needs all values of a key to match, deny any."""
-    if rule.method not in ("*", request.method) and not (rule.method == "GET" and request.method == "HEAD"):
-        return False
-    if rule.path is not None and not rule.path.fullmatch(request.path):
-        return False
-    for matcher in rule.query:
-        values = request.query.get(matcher.key)
-        if not values:
-            return False
-        if not (any if denying else all)(matcher.matches(value) for value in values):
-            return False
-    return True
-
-
-def _suffix(host: str) -> str:
-    """The part of a wildcard pattern after its last label with a wildcard; under it the pattern is filed."""
-    labels = host.split(".")
-    last = max(index for index, label in enumerate(labels) if "*" in label)
-    return ".".join(labels[last + 1 :])
-
-
-def _compile(endpoints: Iterable[Endpoint], digest: str, notices: Iterable[str]) -> Policy:
+def compile_policy(document: Document, digest: str = "", notices: Iterable[str] = ()) -> Policy:
+    """The policy of a document that was found good."""
     exact: dict[Key, list[Endpoint]] = {}
-    wild: dict[Key, list[tuple[re.Pattern[str], Endpoint]]] = {}
+    wild: dict[Key, dict[str, list[Endpoint]]] = {}
     any_host: dict[int, list[Endpoint]] = {}
-    count = 0
-    for endpoint in endpoints:
-        count += 1
+    named_wild: dict[str, dict[str, None]] = {}
+    for endpoint in document.endpoints:
+        suffix = literal_suffix(endpoint.host)
+        if endpoint.host and not endpoint.exact_host:
+            named_wild.setdefault(suffix, {})[endpoint.host] = None
         for port in endpoint.ports:
             if endpoint.exact_host:
                 exact.setdefault((endpoint.host, port), []).append(endpoint)
             elif endpoint.host:
-                entry = (compile_host_pattern(endpoint.host), endpoint)
-                wild.setdefault((_suffix(endpoint.host), port), []).append(entry)
+                wild.setdefault((suffix, port), {}).setdefault(endpoint.host, []).append(endpoint)
             else:
                 any_host.setdefault(port, []).append(endpoint)
     return Policy(
-        digest,
-        tuple(notices),
-        {key: tuple(found) for key, found in exact.items()},
-        {key: tuple(entries) for key, entries in wild.items()},
-        {port: tuple(found) for port, found in any_host.items()},
-        count == 0,
+        digest=digest,
+        notices=tuple(notices),
+        document=document,
+        exact={key: tuple(found) for key, found in exact.items()},
+        wild={
+            key: tuple((compile_host_pattern(host), tuple(found)) for host, found in hosts.items())
+            for key, hosts in wild.items()
+        },
+        any_host={port: tuple(found) for port, found in any_host.items()},
+        named=frozenset(host for host, _ in exact),
+        named_wild={key: tuple(compile_host_pattern(host) for host in hosts) for key, hosts in named_wild.items()},
     )
 
 
@@ -160,14 +137,18 @@ def load_policy(text: str, *, source: str = "policy", default_enforcement: Enfor
     ``digest`` of the result is the SHA-256 of the text's bytes.
     """
     reader = Reader(source)
-    endpoints = read_policy(reader, text, default_enforcement)
+    document = read_document(reader, text, default_enforcement)
+    if len(document.endpoints) > MAX_ENDPOINTS:
+        reader.errors.append(f"{source}:1: the policy has more than {MAX_ENDPOINTS} endpoints")
     if not reader.errors:
-        reader.errors += [f"{source}:1: {conflict}" for conflict in conflicts(endpoints)]
+        found = conflicts(document.endpoints)
+        reader.errors += [f"{source}:{endpoint.line}: {conflict}" for endpoint, conflict in found]
     if reader.errors:
-        raise PolicyError(reader.errors)
-    return _compile(endpoints, hashlib.sha256(text.encode()).hexdigest(), reader.notices)
+        raise PolicyError(list(dict.fromkeys(reader.errors)))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return compile_policy(document, digest, dict.fromkeys(reader.notices))
 
 
 def deny_all() -> Policy:
     """The policy that allows nothing: what holds when there is none, or only a bad one."""
-    return _compile([], "", [])
+    return compile_policy(Document())

@@ -1,84 +1,133 @@
 # Copyright: the openshell.sandbox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Host patterns (spec 1.9): exact names, ``*`` within one label, ``**`` as first label for one label or more."""
+"""Host patterns (spec 1.9): exact names, ``*`` within one label, ``**`` for one label or more."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from functools import lru_cache
+
+from openshell_proxy.policy.routes import meet
+
+# What a label may hold where a wildcard stands for it: no dot, and no control byte that a resolver would cut at.
+_ONE = r"[^.\x00-\x20\x7f]"
+_DNS_LABEL = re.compile(r"[a-z0-9_*](?:[a-z0-9_*-]*[a-z0-9_*])?")
 
 
 class HostPatternError(ValueError):
-    """A wildcard where none may stand."""
+    """A host pattern that is malformed or too broad; one sentence."""
 
 
 def check_host_pattern(pattern: str) -> None:
-    """Refuse patterns that are too broad or malformed; names without ``*`` are compared literally and pass."""
-    if not pattern.isascii() or any(char.isspace() for char in pattern) or "@" in pattern or "/" in pattern:
+    """Judge an endpoint's host. Raises :class:`HostPatternError`; names without ``*`` are compared literally."""
+    if pattern != pattern.strip():
+        raise HostPatternError(f"host '{pattern}' has leading or trailing whitespace")
+    if not pattern.isascii() or not pattern.isprintable() or any(char in pattern for char in " @/"):
         raise HostPatternError(f"host '{pattern}' is not a host name, address or wildcard")
-    if "*" not in pattern:
-        if pattern.endswith("."):
-            raise HostPatternError(f"host '{pattern}' ends with a dot; leave it out")
-        return
+    if pattern.endswith("."):
+        raise HostPatternError(f"host '{pattern}' ends with a dot; omit the trailing DNS root dot")
+    if "*" in pattern:
+        _check_wildcard(pattern)
+
+
+def _check_wildcard(pattern: str) -> None:
+    wrong = f"invalid host wildcard '{pattern}'"
     labels = pattern.split(".")
     if pattern in ("*", "**"):
-        raise HostPatternError(f"host wildcard '{pattern}' matches everything; name a domain")
+        raise HostPatternError(f"{wrong}: it matches all hosts; name a domain, like '*.example.com'")
     if len(labels) <= 2:
         raise HostPatternError(f"TLD wildcard '{pattern}' is not allowed; use subdomain wildcards like '*.example.com'")
-    if "" in labels or any(char in pattern for char in "?[]{}\\"):
-        raise HostPatternError(f"invalid host wildcard '{pattern}': empty labels and ? [ {{ are not possible")
-    if "**" in labels[0] and labels[0] != "**":
-        raise HostPatternError(f"invalid host wildcard '{pattern}': ** must be the complete first label")
-    for label in labels[1:]:
-        if "*" in label and label != "*":
-            raise HostPatternError(f"invalid host wildcard '{pattern}': after the first label * must be a whole label")
-
-
-def compile_host_pattern(pattern: str) -> re.Pattern[str]:
-    """The expression for a wildcard pattern, to be matched against a lower-case host without a trailing dot."""
-    labels = pattern.lower().split(".")
-    out = []
+    if "" in labels or any(char in pattern for char in "?[]{}\\:"):
+        raise HostPatternError(f"{wrong}: empty DNS labels and ? [ {{ are not possible")
     for index, label in enumerate(labels):
-        if label == "**" and index == 0:
-            out.append(r"[^.]+(?:\.[^.]+)*")
+        if "**" in label and (index > 0 or label != "**"):
+            raise HostPatternError(f"{wrong}: a recursive host wildcard '**' must be the complete first label")
+        if index > 0 and "*" in label and label != "*":
+            raise HostPatternError(f"{wrong}: a middle DNS label wildcard must be the whole label '*'")
+
+
+def check_dns_name(host: str) -> None:
+    """What ``protocol: tcp`` needs: a DNS name or wildcard, never an address (spec 1.8, 5)."""
+    if is_address(host):
+        raise HostPatternError(f"protocol tcp requires a DNS hostname, not the IP literal '{host}'")
+    labels = host.split(".")
+    if "" in labels:
+        raise HostPatternError(f"host '{host}' has empty DNS labels")
+    if len(host) > 253 or any(len(label) > 63 or not _DNS_LABEL.fullmatch(label) for label in labels):
+        raise HostPatternError(f"host '{host}' is not a valid DNS name")
+
+
+def is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def check_selector(pattern: str) -> None:
+    """Judge a middleware's host pattern, where ``*`` and ``**`` alone and ``**`` in the middle may stand (spec 1.9)."""
+    labels = pattern.split(".")
+    if not pattern or "" in labels or any(char.isspace() or char in "?[]{}\\" for char in pattern):
+        raise HostPatternError(f"invalid host pattern '{pattern}': no blanks, braces, brackets or empty labels")
+    if any("**" in label and label != "**" for label in labels):
+        raise HostPatternError(f"invalid host pattern '{pattern}': ** must be a whole label")
+
+
+@lru_cache(maxsize=16384)
+def compile_host_pattern(pattern: str) -> re.Pattern[str]:
+    """The expression for a pattern, to be matched against a lower-case host without a trailing dot."""
+    out = []
+    for label in pattern.lower().split("."):
+        if label == "**":
+            out.append(rf"{_ONE}+(?:\.{_ONE}+)*")
         elif label == "*":
-            out.append(r"[^.]+")
+            out.append(f"{_ONE}+")
         else:
-            out.append("[^.]*".join(re.escape(part) for part in label.split("*")))
+            out.append(f"{_ONE}*".join(re.escape(part) for part in label.split("*")))
     return re.compile(r"\.".join(out))
 
 
-def patterns_overlap(left: str, right: str) -> bool:
-    """Whether one host could match both; an empty pattern (hostless endpoint) matches any.
+def literal_suffix(host: str) -> str:
+    """What follows the last label with a wildcard; an exact host as a whole. Two patterns that overlap share it."""
+    return host if "*" not in host else host[host.rindex("*") :].partition(".")[2]
 
-    For two wildcards the answer errs towards yes: it only makes the ambiguity check stricter.
-    """
+
+def parents(host: str) -> list[str]:
+    """*host*, every domain above it, and "": where wildcards that could match are filed."""
+    found = [host]
+    while host:
+        host = host.partition(".")[2]
+        found.append(host)
+    return found
+
+
+def patterns_overlap(left: str, right: str) -> bool:
+    """Whether one host could match both; an empty pattern (hostless endpoint) matches any."""
     left, right = left.lower(), right.lower()
     if not left or not right or left == right:
         return True
     if "*" not in left and "*" not in right:
         return False
-    if "*" not in left:
-        return compile_host_pattern(right).fullmatch(left) is not None
-    if "*" not in right:
-        return compile_host_pattern(left).fullmatch(right) is not None
-    return _labels_overlap(left.split(".")[::-1], right.split(".")[::-1])
+    return _labels_meet(tuple(left.split(".")), tuple(right.split(".")))
 
 
-def _labels_overlap(left: list[str], right: list[str]) -> bool:
-    """Compare two wildcards label by label from the right."""
-    for index in range(max(len(left), len(right))):
-        one = left[index] if index < len(left) else None
-        other = right[index] if index < len(right) else None
-        if one == "**" or other == "**":
-            return True
-        if one is None or other is None:
-            return False
-        if "*" not in one and "*" not in other and one != other:
-            return False
-        if "*" in one and "*" not in other and compile_host_pattern(one).fullmatch(other) is None:
-            return False
-        if "*" in other and "*" not in one and compile_host_pattern(other).fullmatch(one) is None:
-            return False
-    return True
+def _labels_meet(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
+    """Label by label; ``**`` takes one label and then any number more."""
+    if not left or not right:
+        return not left and not right
+    if "**" not in (left[0], right[0]) and not _label_meet(left[0], right[0]):
+        return False
+    if left[0] == "**" and _labels_meet(left, right[1:]):
+        return True
+    if right[0] == "**" and _labels_meet(left[1:], right):
+        return True
+    return _labels_meet(left[1:], right[1:])
+
+
+def _label_meet(left: str, right: str) -> bool:
+    if "*" in (left, right) or left == right:
+        return True
+    return meet(tuple(left), tuple(right))

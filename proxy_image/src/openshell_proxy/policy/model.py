@@ -1,19 +1,28 @@
 # Copyright: the openshell.sandbox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """The words of a policy and of the questions asked of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from openshell_proxy.policy.graphql import Operation
+from openshell_proxy.policy.jsonrpc import Frames
+
 Network = IPv4Network | IPv6Network
 Enforcement = Literal["enforce", "audit"]
+# A rule's ``when``: (host, port, request) → whether it holds; raises where it cannot be evaluated.
+Condition = Callable[[str, int, "Request"], bool]
+
+PROTOCOLS = ("rest", "websocket", "graphql", "json-rpc", "mcp", "sql", "tcp")
+NOT_INSPECTED = ("", "tcp", "sql")
+# The method under which a client's WebSocket text message is asked (spec 2.7).
+MESSAGE = "WEBSOCKET_TEXT"
 
 
 class PolicyError(ValueError):
@@ -25,60 +34,133 @@ class PolicyError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class QueryMatcher:
-    """One query key with the globs of which a value must match one (spec 1.7)."""
+class Matcher:
+    """Globs of which a value must match one (spec 1.7); none at all matches nothing."""
 
-    key: str
     patterns: tuple[re.Pattern[str], ...]
 
     def matches(self, value: str) -> bool:
         return any(pattern.fullmatch(value) for pattern in self.patterns)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """An allow or a deny rule of a ``rest`` endpoint; ``text`` is how it is called in answers, ``GET /x/**``."""
+    """One allow or deny rule; which fields hold something depends on the endpoint's protocol (spec 1.7).
 
-    method: str
-    path: re.Pattern[str] | None
-    query: tuple[QueryMatcher, ...]
+    ``text`` is how the rule is called in answers, ``GET /x/**``; ``authored`` what the file says, key → text.
+    """
+
+    line: int
     text: str
+    authored: Mapping[str, str]
+    kind: Literal["rest", "graphql", "rpc", "sql"] = "rest"
+    method: str = ""
+    path: str = ""
+    query: tuple[tuple[str, Matcher], ...] = ()
+    operation_type: str = ""
+    operation_name: Matcher | None = None
+    fields: Matcher | None = None
+    rpc_method: Matcher | None = None
+    tool: Matcher | None = None
+    when: Condition | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What an endpoint says about credentials; the credentials room acts on it (spec 1.6, 2.6)."""
+
+    websocket_rewrite: bool = False
+    body_rewrite: bool = False
+    allow_uninspected: bool = False
+    signing: str = ""
+    signing_service: str = ""
+    signing_region: str = ""
+    provider: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One endpoint, compiled (spec 1.6). ``policy`` is the map key of the policy that it belongs to."""
+    """One endpoint as read (spec 1.6). ``policy`` is the map key of its policy, ``index`` its place there."""
 
     policy: str
+    index: int
+    line: int
     host: str
     ports: frozenset[int]
-    path: re.Pattern[str] | None
-    protocol: str
-    tls: Literal["auto", "skip"]
-    enforcement: Enforcement
-    rules: tuple[Rule, ...]
-    deny_rules: tuple[Rule, ...]
-    allowed_ips: tuple[Network, ...]
-    allow_encoded_slash: bool
+    path: str = ""
+    protocol: str = ""
+    tls: Literal["auto", "skip"] = "auto"
+    tls_named: bool = False
+    enforcement: Enforcement = "enforce"
+    rules: tuple[Rule, ...] = ()
+    deny_rules: tuple[Rule, ...] = ()
+    allowed_ips: tuple[Network, ...] = ()
+    allow_encoded_slash: bool = False
+    credentials: Credentials = Credentials()
+    persisted_allowed: bool = False
+    persisted: Mapping[str, Operation] = dataclasses.field(default_factory=dict)
+    graphql_max_body_bytes: int = 65536
+    json_rpc_max_body_bytes: int = 65536
+    strict_tool_names: bool = True
+    allow_all_known_mcp_methods: bool = False
 
     @property
     def inspects(self) -> bool:
         """Whether requests are judged, not connections alone."""
-        return self.protocol != ""
+        return self.protocol not in NOT_INSPECTED
 
     @property
     def exact_host(self) -> bool:
         return bool(self.host) and "*" not in self.host
 
+    @property
+    def carries_graphql(self) -> bool:
+        """Whether a WebSocket's messages are GraphQL operations."""
+        rules = (*self.rules, *self.deny_rules)
+        return self.protocol == "websocket" and any(rule.kind == "graphql" for rule in rules)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filesystem:
+    """Paths for the supervisor's Landlock rules (spec 1.2)."""
+
+    include_workdir: bool = True
+    read_only: tuple[str, ...] = ()
+    read_write: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Process:
+    """Who the agent's programs run as (spec 1.4); "" where the policy does not say."""
+
+    run_as_user: str = ""
+    run_as_group: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Document:
+    """A policy file as read: its endpoints, and the static sections for the supervisor inside the sandbox."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    filesystem: Filesystem | None = None
+    landlock: str = "best_effort"
+    process: Process = Process()
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """A request's own part: ``path`` canonical and without the query, ``query`` key → values in order."""
+    """A request's own part: ``path`` canonical and without the query, ``query`` key → values in order.
+
+    ``body`` is there once it has been read, or for a WebSocket message; ``parsed`` where the caller has parsed it.
+    ``receive_stream``: the request accepts an event stream and has no body (MCP, spec 1.13).
+    """
 
     method: str
     path: str
     query: Mapping[str, tuple[str, ...]]
     body: bytes | None = None
+    parsed: tuple[Operation, ...] | Frames | None = None
+    receive_stream: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,7 +180,12 @@ class Decision:
     """The answer, and all that the rest of the pipeline needs of the endpoints that matched.
 
     ``audited``: the policy says no, but the endpoint's enforcement is ``audit``, so it is forwarded and logged.
-    ``message_policy``: if this request opens a WebSocket, each text message of the client is to be judged too.
+    ``protocol``: of the endpoint that governs the request, "" on layer 4. ``line``: of the rule or endpoint that
+    decided, in the policy file; 0 where none did. ``error``: the code of a 400 answer, for a body that is malformed.
+
+    ``body_limit``: on a refusal, how many bytes of the request's body to read and to ask again with; on a connection's
+    answer, the largest that a request there may need. ``message_policy``: on an admitted WebSocket upgrade, whether
+    each of the client's text messages must be asked.
     """
 
     allowed: bool
@@ -112,4 +199,8 @@ class Decision:
     allowed_ips: tuple[Network, ...] = ()
     exact_host: bool = False
     allow_encoded_slash: bool = False
+    protocol: str = ""
+    body_limit: int = 0
     message_policy: bool = False
+    error: str = ""
+    line: int = 0

@@ -19,17 +19,23 @@ _KEPT_SLASH = b"\x00"  # cannot occur otherwise: a decoded NUL is refused
 
 
 class TargetError(ValueError):
-    """A request target that is refused, never repaired. ``code`` is the spec's word for why."""
+    """A request target that is refused, never repaired. ``code`` is the spec's word for why, the text a sentence."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, text: str = "") -> None:
         self.code = code
-        super().__init__(code)
+        super().__init__(text or code)
 
 
-def canonical_path(target: str, *, allow_encoded_slash: bool = False) -> tuple[str, str]:
-    """(canonical path, raw query without ``?``) of a request target as received. Raises :class:`TargetError`."""
+def canonical_path(
+    target: str, *, allow_encoded_slash: bool = False, strip_path_parameters: bool = True
+) -> tuple[str, str]:
+    """(canonical path, raw query without ``?``) of a request target as received. Raises :class:`TargetError`.
+
+    An empty path is ``/``. *strip_path_parameters* cuts each segment at ``;`` before dot segments are resolved.
+    """
     _refuse_raw_characters(target)
     path, _, query = target.partition("?")
+    path = path or "/"
     if not path.startswith("/"):
         absolute = _SCHEME.match(path)
         if absolute is None:
@@ -41,12 +47,10 @@ def canonical_path(target: str, *, allow_encoded_slash: bool = False) -> tuple[s
         raise TargetError("path_too_long")
     if path == "/" or _PLAIN.match(path):
         return path, query
-    return _resolve(_decode(path, allow_encoded_slash)), query
+    return _resolve(_decode(path, allow_encoded_slash), strip_path_parameters), query
 
 
 def _refuse_raw_characters(target: str) -> None:
-    if not target:
-        raise TargetError("malformed_target")
     if not target.isascii():
         raise TargetError("non_ascii")
     if not target.isprintable():
@@ -74,9 +78,11 @@ def _decode(path: str, allow_encoded_slash: bool) -> bytes:
     return _TRIPLET.sub(one, raw)
 
 
-def _resolve(decoded: bytes) -> str:
+def _resolve(decoded: bytes, strip_parameters: bool) -> str:
     """Cut ``;parameters``, resolve dot segments, collapse empty ones, encode again."""
-    segments = [segment.split(b";", 1)[0] for segment in decoded.split(b"/")[1:]]
+    segments = decoded.split(b"/")[1:]
+    if strip_parameters:
+        segments = [segment.split(b";", 1)[0] for segment in segments]
     kept: list[bytes] = []
     for segment in segments:
         if segment == b"..":
@@ -108,10 +114,14 @@ def parse_query(raw: str) -> dict[str, tuple[str, ...]]:
 
 
 def _decode_component(text: str) -> str:
-    raw = text.replace("+", " ").encode("ascii", "surrogateescape")
+    if text.isalnum() and text.isascii():
+        return text
+    raw = text.replace("+", " ").encode("utf-8", "surrogateescape")
     if len(_TRIPLET.findall(raw)) != raw.count(b"%"):
-        raise TargetError("invalid_query_encoding")
+        raise TargetError("invalid_query_encoding", "the query has a malformed percent-encoding")
     try:
         return _TRIPLET.sub(lambda match: bytes([int(match[1], 16)]), raw).decode("utf-8")
     except UnicodeDecodeError:
-        raise TargetError("invalid_query_encoding") from None
+        raise TargetError(
+            "invalid_query_encoding", "the query is not UTF-8 once its percent-encoding is undone"
+        ) from None
