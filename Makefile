@@ -2,9 +2,10 @@
 SHELL := bash
 PLAYBOOK := .venv/bin/ansible-playbook
 NAME ?= demo
-CASES ?= tests/conformance/cases.jsonl
+CASES ?=
+FUZZ_SECONDS ?= 60
 
-.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance build sanity integration clean-host
+.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance fuzz build sanity integration clean-host
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -41,7 +42,13 @@ unit: bootstrap-dev ## unit tests of the collection and of the proxy
 	@PYTHONPATH=proxy_image/src:playbooks/collections .venv/bin/pytest tests/unit
 
 conformance: bootstrap-dev ## make conformance CASES=FILE: policy and protocol cases through the real engine
-	@PYTHONPATH=proxy_image/src .venv/bin/python tests/conformance/run.py $(CASES)
+	@PYTHONPATH=proxy_image/src .venv/bin/python tests/conformance/run.py $(or $(CASES),--known \
+		tests/conformance/known.txt tests/conformance/cases.jsonl tests/conformance/openshell_cases.jsonl)
+
+fuzz: bootstrap-dev ## coverage-guided fuzzing of every parser, FUZZ_SECONDS each
+	@for target in tests/fuzz/fuzz_*.py; do \
+		echo "$$target"; PYTHONPATH=proxy_image/src .venv/bin/python $$target -max_total_time=$(FUZZ_SECONDS) \
+			-rss_limit_mb=1024 -verbosity=0 || exit 1; done
 
 build: bootstrap ## the collection's tarball, in .work/build
 	@scripts/build.sh

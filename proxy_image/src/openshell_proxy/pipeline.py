@@ -13,7 +13,7 @@ import asyncio
 import dataclasses
 import functools
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from openshell_proxy.audit import Audit, Event
@@ -23,7 +23,8 @@ from openshell_proxy.policy import Decision, Intent, Policy
 from openshell_proxy.refusal import Refusal, denied_connection, denied_destination, denied_request
 from openshell_proxy.relay.dialer import Dialer
 from openshell_proxy.relay.exchange import Broken, Exchange
-from openshell_proxy.relay.http1 import Header, RequestHead
+from openshell_proxy.relay.http1 import Header, RequestHead, h2c_upgrade
+from openshell_proxy.relay.inspect import read_body
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.upstream import Origin, Pool, UpstreamStream
 from openshell_proxy.settings import Limits
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from openshell_proxy.relay.websocket import Assemblies
 
 OnNewGeneration = Callable[["Generation"], None]
+ReadBody = Callable[[int], Awaitable[bytes]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,9 +92,19 @@ class Pipeline:
 
         return Assemblies(self.limits.messages)
 
-    async def admit(self, intent: Intent, event: Event) -> tuple[Decision, tuple[str, ...]]:
-        """The decision and the validated addresses. Raises :class:`Refusal`; *event* gets what was found."""
+    async def admit(
+        self, intent: Intent, event: Event, body: ReadBody | None = None
+    ) -> tuple[Decision, tuple[str, ...]]:
+        """The decision and the validated addresses. Raises :class:`Refusal`; *event* gets what was found.
+
+        *body* reads the request's body, up to a limit, where the policy needs it for a decision; without it that is a
+        refusal.
+        """
         decision = self.generation.policy.decide(intent)
+        if decision.body_limit and not decision.allowed and intent.request is not None and body is not None:
+            read = await body(decision.body_limit)
+            intent = dataclasses.replace(intent, request=dataclasses.replace(intent.request, body=read))
+            decision = self.generation.policy.decide(intent)
         event.decided(decision)
         if not decision.allowed:
             raise _denied(intent, decision)
@@ -101,7 +113,7 @@ class Pipeline:
         except DestinationError as error:
             event.engine = "ssrf"
             what = intent.request.method if intent.request else "CONNECT"
-            raise denied_destination(what, intent.host, intent.port, error.reason) from None
+            raise denied_destination(what, intent.host, intent.port, error.reason, error.why) from None
 
     async def request(
         self, client: Stream, intent: Intent, head: RequestHead, origin: Origin, fields: list[Header], query: str,
@@ -112,7 +124,9 @@ class Pipeline:
         policy, messages = self.generation.policy, None
         try:
             self.under_way.begin(event)
-            decision, addresses = await self.admit(intent, event)
+            decision, addresses = await self.admit(intent, event, functools.partial(read_body, client, head, fields))
+            if decision.inspects and h2c_upgrade(head):
+                raise Refusal(403, "unsupported_l7_protocol", "h2c cannot be inspected; use HTTP/1.1")
 
             async def connect(fresh: bool) -> UpstreamStream:
                 return await self.pool.connect(origin, addresses, fresh)
@@ -152,14 +166,4 @@ class Pipeline:
 def _denied(intent: Intent, decision: Decision) -> Refusal:
     if intent.request is None:
         return denied_connection(intent.host, intent.port, decision.reason)
-    asked = intent.request
-    return denied_request(
-        asked.method,
-        intent.host,
-        intent.port,
-        asked.path,
-        decision.policy,
-        decision.rule,
-        decision.layer,
-        decision.reason,
-    )
+    return denied_request(intent, decision)

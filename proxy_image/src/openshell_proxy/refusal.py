@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any
+
+from openshell_proxy.policy import Decision, Intent
 
 REASONS = {
     400: "Bad Request",
     403: "Forbidden",
+    408: "Request Timeout",
+    413: "Content Too Large",
     421: "Misdirected Request",
     431: "Request Header Fields Too Large",
     502: "Bad Gateway",
@@ -43,7 +48,7 @@ class Refusal(Exception):
             f"Content-Length: {len(body)}\r\nConnection: close\r\n"
         )
         if self.policy:
-            head += f"X-OpenShell-Policy: {self.policy}\r\n"
+            head += f"X-OpenShell-Policy: {header_text(self.policy)}\r\n"
         if self.retry_after:
             head += f"Retry-After: {self.retry_after}\r\n"
         return head.encode() + b"\r\n" + (b"" if head_only else body)
@@ -56,17 +61,33 @@ def denied_connection(host: str, port: int, reason: str) -> Refusal:
     return Refusal(403, "policy_denied", f"CONNECT {host}:{port} not permitted by policy", more=more)
 
 
-def denied_destination(what: str, host: str, port: int, reason: str) -> Refusal:
-    more = {"reason": reason, "host": host, "port": port}
+def denied_destination(what: str, host: str, port: int, reason: str, why: str) -> Refusal:
+    """A destination that the guard refuses: *reason* in the words of spec 2.2, *why* what exactly was wrong."""
+    more = {"reason": why, "host": host, "port": port}
     return Refusal(403, "ssrf_denied", f"{what} {host}:{port} blocked: {reason}", more=more)
 
 
-def denied_request(
-    method: str, host: str, port: int, path: str, policy: str, rule: str, layer: str, reason: str
-) -> Refusal:
-    """A refusal of one request, by an endpoint's rules (l7) or because no endpoint allows the host (l4)."""
-    where = {"method": method, "path": path, "host": host, "port": port}
-    more: dict[str, Any] = {"reason": reason, "policy": policy, "rule": rule or f"{method} {path}", "layer": layer}
-    more |= {"protocol": "rest", **where, "next_steps": []}
-    more["rule_missing"] = {"type": "rest_allow" if layer == "l7" else "endpoint", "layer": layer, **where}
-    return Refusal(403, "policy_denied", f"{method} {host}:{port}{path} not permitted by policy", policy, more)
+def denied_request(intent: Intent, decision: Decision) -> Refusal:
+    """A refusal of one request: by an endpoint's rules (l7), because no endpoint allows the host (l4), or a bad body.
+
+    ``rule_missing`` is there unless a deny rule decided: then no rule that an agent could propose would help.
+    """
+    asked = intent.request
+    assert asked is not None
+    where = {"method": asked.method, "path": asked.path, "host": intent.host, "port": intent.port}
+    if decision.error:
+        return Refusal(400, decision.error, decision.reason, decision.policy, {"protocol": decision.protocol, **where})
+    layer, protocol = decision.layer, decision.protocol or "rest"
+    more: dict[str, Any] = {"reason": decision.reason, "policy": decision.policy, "layer": layer, "protocol": protocol}
+    more |= {"rule": decision.rule or f"{asked.method} {asked.path}", **where, "next_steps": []}
+    if layer == "l4":
+        more["rule_missing"] = {"type": "endpoint", "layer": layer, **where}
+    elif not decision.rule:
+        more["rule_missing"] = {"type": f"{protocol.replace('-', '')}_allow", "layer": layer, **where}
+    detail = f"{asked.method} {intent.host}:{intent.port}{asked.path} not permitted by policy"
+    return Refusal(403, "policy_denied", detail, decision.policy, more)
+
+
+def header_text(text: str) -> str:
+    """*text* as a header's value: what is not visible ASCII is replaced, so that a policy's name cannot end a line."""
+    return re.sub(r"[^\x21-\x7e]", "_", text)[:128]

@@ -238,7 +238,7 @@ async def test_a_reload_judges_the_next_request_of_an_open_tunnel(world: World) 
     place = f"{HOST}:{there.port}"
     await client.send(get(place))
     assert (await client.response()).status == 200
-    world.write_policy([rest(there.port, access="no such")])
+    world.write_policy([rest(there.port, protocol="no such")])
     assert world.sidecar.reload()["policy_error"]
     await client.send(get(place))
     assert (await client.response()).status == 200  # a policy that cannot be used changes nothing

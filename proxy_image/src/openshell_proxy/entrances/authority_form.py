@@ -11,7 +11,7 @@ import re
 
 from openshell_proxy.refusal import Refusal
 
-_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/?#\s]+))(?::([0-9]{1,5}))?")
+_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/?#\x00-\x20\x7f]+))(?::([0-9]{1,5}))?")
 # A DNS name: labels of letters, digits, - and _ (RFC 1035, 2.3.4 for the sizes), the last one not a number, because
 # 127.1 and 0x7f000001 are addresses to some clients (RFC 1123, 2.1).
 _HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_-]{1,63}\.)*(?!(?:[0-9]+|0x[0-9a-f]*)\Z)[a-z0-9_-]{1,63}")
@@ -50,6 +50,15 @@ def split_absolute(target: str) -> tuple[str, str, str]:
         raise Refusal(400, "invalid_request_target", "the request target is not an absolute URL; this is a proxy")
     rest = match[3]
     return match[1].lower(), match[2], rest if rest.startswith("/") else "/" + rest
+
+
+def parse_proxy_uri(target: str) -> tuple[str, str, int, str]:
+    """(scheme, host, port, path with query) of an absolute URL as a forward proxy gets it. Raises :class:`Refusal`."""
+    if "#" in target:
+        raise Refusal(400, "invalid_request_target", "the request target has a fragment")
+    scheme, authority, rest = split_absolute(target)
+    host, port = parse_authority(authority, 443 if scheme == "https" else 80)
+    return scheme, host, port, rest
 
 
 def render_host(host: str, port: int, default_port: int) -> bytes:

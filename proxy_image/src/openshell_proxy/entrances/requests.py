@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 
 from openshell_proxy.audit import Entrance, Event
-from openshell_proxy.entrances.authority_form import parse_authority, render_host, split_absolute
+from openshell_proxy.entrances.authority_form import parse_authority, parse_proxy_uri, render_host, split_absolute
 from openshell_proxy.pipeline import Generation, Pipeline
 from openshell_proxy.policy import Intent, Request, TargetError, canonical_path, parse_query
 from openshell_proxy.refusal import Refusal
@@ -28,14 +28,11 @@ Locate = Callable[[RequestHead], tuple[Origin, str]]
 
 def absolute_form(head: RequestHead) -> tuple[Origin, str]:
     """Destination and origin-form target of a request to a forward proxy (RFC 9112, 3.2.2)."""
-    if "#" in head.target:
-        raise Refusal(400, "invalid_request_target", "the request target has a fragment")
-    scheme, authority, rest = split_absolute(head.target)
+    scheme, host, port, rest = parse_proxy_uri(head.target)
     if scheme == "https":
         raise Refusal(400, "invalid_request_target", "Use CONNECT for HTTPS URLs")
     if scheme != "http":
         raise Refusal(400, "unsupported_proxy_scheme", "this proxy forwards http and, with CONNECT, https")
-    host, port = parse_authority(authority, 80)
     _same_host(head, host, port, 80)
     return Origin(host, port, False), rest
 
@@ -91,6 +88,12 @@ async def serve_requests(
     client = Stream()
     await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock)
     await Requests(pipeline, client, entrance, locate, origin).serve(pipeline.limits.first_head)
+
+
+def _receives_stream(head: RequestHead) -> bool:
+    """Whether *head* asks for an event stream and brings nothing itself (MCP, Streamable HTTP)."""
+    accepted = [member.partition(b";")[0].strip() for member in head.members(b"accept")]
+    return b"text/event-stream" in accepted and not head.values(b"content-length") + head.values(b"transfer-encoding")
 
 
 class Requests:
@@ -201,7 +204,8 @@ class Requests:
         connection = self.pipeline.generation.policy.decide(Intent(origin.host, origin.port))
         try:
             path, query = canonical_path(target, allow_encoded_slash=connection.allow_encoded_slash)
-            asked = Request(head.method, path, parse_query(query))
+            stream = connection.body_limit > 0 and head.method == "GET" and _receives_stream(head)
+            asked = Request(head.method, path, parse_query(query), receive_stream=stream)
         except TargetError as error:
             raise Refusal(400, "invalid_request_target", f"the request target is refused: {error.code}") from None
         return Intent(origin.host, origin.port, asked), query

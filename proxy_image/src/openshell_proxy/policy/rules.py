@@ -68,19 +68,15 @@ class RuleReader:
     strict_tool_names: bool
 
     def read(self, node: yaml.Node, at: str, denying: bool) -> Rule | None:
-        """The rule; None where it has an error, or where it can never match (with a notice)."""
+        """The rule; None where it can never match (a notice or an error says so)."""
         keys = self.reader.mapping(node, at, KEYS)
-        before = len(self.reader.errors)
-        rule: Rule | None
         if self.protocol == "sql":
-            rule = self._sql(node, keys, at)
-        elif self.protocol in ("json-rpc", "mcp"):
-            rule = self._rpc(node, keys, at, denying)
-        elif self.protocol == "graphql" or (self.protocol == "websocket" and any(key in keys for key in _GRAPHQL)):
-            rule = self._graphql(node, keys, at, denying)
-        else:
-            rule = self._http(node, keys, at, denying)
-        return rule if len(self.reader.errors) == before else None
+            return self._sql(node, keys, at)
+        if self.protocol in ("json-rpc", "mcp"):
+            return self._rpc(node, keys, at, denying)
+        if self.protocol == "graphql" or (self.protocol == "websocket" and any(key in keys for key in _GRAPHQL)):
+            return self._graphql(node, keys, at, denying)
+        return self._http(node, keys, at, denying)
 
     def _refuse(self, keys: Mapping[str, yaml.Node], names: Sequence[str], at: str, message: str) -> None:
         for name in names:

@@ -179,6 +179,11 @@ def websocket_upgrade(head: RequestHead) -> bool:
     return True
 
 
+def h2c_upgrade(head: RequestHead) -> bool:
+    """Whether *head* asks to go on in HTTP/2 without TLS (RFC 7540, 3.2)."""
+    return b"h2c" in head.members(b"upgrade") and b"upgrade" in head.members(b"connection")
+
+
 def response_framing(head: ResponseHead, method: str) -> Framing:
     """How the response's body ends, knowing what was asked."""
     declared = _declared(head)
