@@ -131,7 +131,7 @@ def judge(address: Address, port: int, mode: Mode, decision: Decision, own: Sequ
         raise DestinationError(mode.value, f"blocked control-plane port {port}")
     listed = mode in (Mode.EXPLICIT_ALLOWED_IPS, Mode.TRUSTED_GATEWAY_ALIAS)
     if listed and not within(real, decision.allowed_ips):
-        raise DestinationError(mode.value, "the name leads to an address that allowed_ips does not have")
+        raise DestinationError(mode.value, "the name leads to an address that is not in allowed_ips")
 
 
 Judge = Callable[[Address, int, Mode, Decision, Sequence[Network]], None]

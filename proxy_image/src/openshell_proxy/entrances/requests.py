@@ -212,8 +212,10 @@ class Requests:
 
     def _fields(self, head: RequestHead, origin: Origin) -> list[Header]:
         """What the destination gets: end-to-end fields, Host from the destination itself."""
-        host = (b"Host", render_host(origin.host, origin.port, 443 if origin.tls else 80))
-        fields = [host, *(field for field in head.end_to_end() if field[0].lower() != b"host")]
+        host = render_host(origin.host, origin.port, 443 if origin.tls else 80)
+        fields = [(name, host if name.lower() == b"host" else value) for name, value in head.end_to_end()]
+        if head.host is None:
+            fields.insert(0, (b"Host", host))
         if self.entrance == "forward" and not head.values(b"via"):
             fields.append(VIA)
         return fields

@@ -13,7 +13,7 @@ from openshell_proxy.policy.model import Endpoint
 from openshell_proxy.policy.routes import paths_overlap, specificity
 
 Facts = tuple[tuple[str, object], ...]
-_WITHIN_PROTOCOL = ("graphql_max_body_bytes", "json_rpc_max_body_bytes", "mcp.strict_tool_names")
+_WITHIN_PROTOCOL = ("graphql_max_body_bytes", "json_rpc_max_body_bytes", "mcp_strict_tool_names")
 
 
 def conflicts(endpoints: Sequence[Endpoint]) -> list[tuple[Endpoint, str]]:
@@ -104,7 +104,7 @@ def _request_facts(endpoint: Endpoint) -> Facts:
         ("credential_binding.provider", credentials.provider),
         ("graphql_max_body_bytes", endpoint.graphql_max_body_bytes),
         ("json_rpc_max_body_bytes", endpoint.json_rpc_max_body_bytes),
-        ("mcp.strict_tool_names", endpoint.strict_tool_names),
+        ("mcp_strict_tool_names", endpoint.strict_tool_names),
     )
 
 

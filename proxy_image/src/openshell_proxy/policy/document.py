@@ -129,7 +129,8 @@ class Reader:
             return default
         value = self.value(node)
         if type(value) is not int or not low <= value <= high:
-            self.error(node, f"{what} must be a whole number from {low} to {high}")
+            kind = "positive integer" if low == 1 else "whole number"
+            self.error(node, f"{what} must be a {kind}, from {low} to {high}")
             return default
         return value
 

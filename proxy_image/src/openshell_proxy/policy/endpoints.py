@@ -60,6 +60,9 @@ class EndpointReader:
     def _error(self, key: str, message: str) -> None:
         self.reader.error(self.keys.get(key, self.node), message)
 
+    def _l7(self, key: str, reason: str) -> None:
+        self._error(key, f"endpoint {self.index} has invalid L7 configuration: {reason}")
+
     def _text(self, key: str) -> str:
         return self.reader.text(self.keys.get(key), key)
 
@@ -76,6 +79,7 @@ class EndpointReader:
         self._check_protocol(enforcement)
         self._notices(host, allowed_ips, tls)
         json_rpc = self._options("json_rpc", ("max_body_bytes",), ("json-rpc", "mcp"))
+        family = "mcp" if "max_body_bytes" in mcp else "json_rpc"
         family_limit = mcp.get("max_body_bytes", json_rpc.get("max_body_bytes"))
         return Endpoint(
             policy=self.policy,
@@ -98,7 +102,7 @@ class EndpointReader:
             graphql_max_body_bytes=self.reader.whole(
                 self.keys.get("graphql_max_body_bytes"), "graphql_max_body_bytes", 65536, 1, _MAX_BODY
             ),
-            json_rpc_max_body_bytes=self.reader.whole(family_limit, "max_body_bytes", 65536, 1, _MAX_BODY),
+            json_rpc_max_body_bytes=self.reader.whole(family_limit, f"{family}.max_body_bytes", 65536, 1, _MAX_BODY),
             strict_tool_names=self.reader.boolean(mcp.get("strict_tool_names"), "mcp.strict_tool_names", True),
             allow_all_known_mcp_methods=self._allow_all(mcp),
         )
@@ -106,7 +110,7 @@ class EndpointReader:
     def _protocol(self) -> str:
         protocol = self._text("protocol")
         if protocol not in ("", *PROTOCOLS):
-            self._error("protocol", f"unknown protocol '{protocol}'; known are {', '.join(PROTOCOLS)}")
+            self._l7("protocol", f"unknown protocol '{protocol}'; known are {', '.join(PROTOCOLS)}")
         return protocol
 
     def _host(self, constrained: bool) -> str:
@@ -198,27 +202,27 @@ class EndpointReader:
         protocol, has_rules = self.protocol, "rules" in self.keys
         for key, why in (("rules", "would deny all traffic"), ("deny_rules", "would deny nothing")):
             if key in self.keys and not self.reader.items(self.keys[key], key):
-                self._error(key, f"{key} list cannot be empty ({why})")
+                self._l7(key, f"{key} list cannot be empty ({why})")
         if access and access not in PRESETS:
-            text = f"access '{access}' is not known ({', '.join(PRESETS)}); the endpoint has no rules, all is denied"
+            text = f"unsupported access preset '{access}' ({', '.join(PRESETS)}): without rules all is denied"
             self.reader.notice(self.keys["access"], text)
         if access and has_rules:
-            self._error("rules", "rules and access are mutually exclusive")
+            self._l7("rules", "rules and access are mutually exclusive")
         if protocol in ("json-rpc", "mcp") and access:
-            self._error("access", f"protocol {protocol} does not support access presets; write rules")
+            self._l7("access", f"protocol {protocol} does not support access presets; write rules")
         if protocol == "json-rpc" and not has_rules:
-            self._error("protocol", "protocol json-rpc requires rules")
+            self._l7("protocol", "protocol json-rpc requires rules")
         elif protocol == "mcp" and not has_rules and not allow_all:
             why = "when mcp.allow_all_known_mcp_methods is false"
-            self._error("protocol", f"protocol mcp requires rules {why}")
+            self._l7("protocol", f"protocol mcp requires rules {why}")
         elif protocol not in ("", "tcp", "json-rpc", "mcp") and not has_rules and not access:
-            self._error("protocol", f"protocol {protocol} requires rules or access")
+            self._l7("protocol", f"protocol {protocol} requires rules or access")
         if not protocol and (access or has_rules):
-            self._error("rules" if has_rules else "access", "rules and access need a protocol to be judged in")
+            self._l7("rules" if has_rules else "access", "rules and access need a protocol to be judged in")
         if "deny_rules" in self.keys and not protocol:
-            self._error("deny_rules", "deny_rules require a protocol")
+            self._l7("deny_rules", "deny_rules require protocol")
         if "deny_rules" in self.keys and not has_rules and not access and protocol != "mcp":
-            self._error("deny_rules", "deny_rules require rules or access to take something from")
+            self._l7("deny_rules", "deny_rules require rules or access to take something from")
 
     def _check_tools(self, allow: tuple[Rule, ...], deny: tuple[Rule, ...]) -> None:
         """Rules for every tool call make those for single tools meaningless (spec 1.8)."""
@@ -306,14 +310,14 @@ class EndpointReader:
         protocol = self.protocol
         if protocol == "sql" and enforcement == "enforce":
             text = "SQL enforcement requires full SQL parsing, which does not exist; write enforcement: audit"
-            self._error("enforcement", text)
+            self._l7("enforcement", text)
         if protocol == "tcp":
             for key in ("access", "rules", "deny_rules", *_L7_ONLY):
                 if key in self.keys:
-                    self._error(key, f"{key} is not valid for protocol tcp, where nothing is looked into")
+                    self._l7(key, f"{key} is not valid for protocol tcp, where nothing is looked into")
         for key in _GRAPHQL_KEYS:
             if key in self.keys and protocol not in ("graphql", "websocket", "tcp"):
-                self._error(key, f"{key} is only valid for protocol graphql and websocket")
+                self._l7(key, f"{key} is only valid for protocol graphql and websocket")
 
     def _notices(self, host: str, allowed_ips: tuple[Network, ...], tls: str) -> None:
         """What an operator should know of an endpoint that is loaded all the same."""

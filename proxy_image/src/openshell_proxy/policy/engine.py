@@ -15,7 +15,7 @@ from openshell_proxy.policy.document import Reader
 from openshell_proxy.policy.hosts import compile_host_pattern, literal_suffix, parents
 from openshell_proxy.policy.model import Decision, Document, Endpoint, Enforcement, Intent, PolicyError
 from openshell_proxy.policy.schema import read_document
-from openshell_proxy.policy.site import Site
+from openshell_proxy.policy.site import Site, connection_decision
 
 Key = tuple[str, int]
 Wild = tuple[re.Pattern[str], tuple[Endpoint, ...]]
@@ -50,8 +50,6 @@ class Policy:
         site = self.sites.get((host, port))
         if site is None:
             site = self._site(host, port)
-            if site is None:
-                return Decision(False, self._l4_reason(host, port))
         request = intent.request
         if request is None or not site.groups:
             return site.connection
@@ -67,14 +65,14 @@ class Policy:
             pattern.fullmatch(host) for suffix in parents(host) for pattern in self.named_wild.get(suffix, ())
         )  # fmt: skip
 
-    def _site(self, host: str, port: int) -> Site | None:
+    def _site(self, host: str, port: int) -> Site:
         found = self._matching(host, port)
-        if not found:
-            return None
         key = tuple(map(id, found))
         site = self.sets.get(key)
-        if site is None:
-            site = Site(found)
+        if not found:
+            site = Site((), Decision(False, self._l4_reason(host, port)))
+        elif site is None:
+            site = Site(found, connection_decision(found))
             if len(self.sets) >= _REMEMBERED:
                 self.sets.clear()
             self.sets[key] = site

@@ -87,7 +87,7 @@ def _operation(envelope: Any) -> Operation:
     if envelope.get("query"):
         if ids:
             raise BodyError("a GraphQL document and a persisted query identifier must not be combined")
-        return _document(envelope["query"], name)
+        return _document(envelope["query"], name, digest)
     if not ids and not digest:
         raise BodyError("missing GraphQL query")
     return Operation("", name, (), True, digest, envelope[ids[0]] if ids else "")
@@ -112,8 +112,8 @@ def _hash(extensions: Any) -> str:
     return digest
 
 
-def _document(text: str, name: str) -> Operation:
-    """The one operation of a document that *name*, or there being only one, selects."""
+def _document(text: str, name: str, digest: str) -> Operation:
+    """The one operation of a document that *name*, or there being only one, selects. *digest* came along with it."""
     from graphql import GraphQLError  # only a policy with GraphQL in it pays for the parser's memory
     from graphql.language import FragmentDefinitionNode, OperationDefinitionNode, parse
 
@@ -134,7 +134,8 @@ def _document(text: str, name: str) -> Operation:
             raise BodyError("a GraphQL document holds only operations and fragments, each name once")
     chosen = _chosen(operations, name)
     fields = _root_fields(chosen.selection_set, fragments)
-    return Operation(chosen.operation.value, chosen.name.value if chosen.name else "", tuple(sorted(fields)))
+    name = chosen.name.value if chosen.name else ""
+    return Operation(chosen.operation.value, name, tuple(sorted(fields)), False, digest)
 
 
 def _chosen(operations: list[Any], name: str) -> Any:

@@ -75,7 +75,9 @@ def _call(message: dict[str, Any], answers: list[str], mcp: bool, strict: bool) 
         raise BodyError("invalid JSON-RPC: missing or non-string 'method' field")
     if answers:
         raise BodyError("invalid JSON-RPC: a message has 'method' and 'result' or 'error'")
-    params = message.get("params", {})
+    params = message.get("params")
+    if params is None:
+        params = {}
     if not isinstance(params, (dict, list)):
         raise BodyError("invalid JSON-RPC: 'params' must be an object or an array")
     return Call(method, _tool(params, strict) if mcp and method == TOOLS_CALL else None)

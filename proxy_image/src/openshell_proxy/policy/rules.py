@@ -101,7 +101,9 @@ class RuleReader:
             self.reader.error(node, f"{at} without {missing} {why}; write path: '**' for any path")
         known = ("GET", MESSAGE, "*") if self.protocol == "websocket" else METHODS
         if method and method not in known:
-            self.reader.notice(keys["method"], f"{at}.method: '{method}' is unusual; known are {', '.join(known)}")
+            self.reader.notice(
+                keys["method"], f"{at}.method: Unknown HTTP method '{method}'; known are {', '.join(known)}"
+            )
         usable = path == "**" or not path or self._glob(path, keys["path"], SEPARATOR_PATH, f"{at}.path", denying)
         query = keys.get("query")
         matchers = self.reader.mapping(query, f"{at}.query") if query is not None else {}
@@ -117,7 +119,9 @@ class RuleReader:
         return rule if usable else None
 
     def _graphql(self, node: yaml.Node, keys: Mapping[str, yaml.Node], at: str, denying: bool) -> Rule:
-        self._refuse(keys, _HTTP, at, "cannot stand beside operation_type, operation_name and fields")
+        self._refuse(
+            keys, _HTTP, at, "cannot mix method, path and query with operation_type, operation_name and fields"
+        )
         self._refuse(keys, (*_RPC_TOOL, "command"), at, f"is not valid for protocol {self.protocol}")
         kind = self.reader.text(keys.get("operation_type"), f"{at}.operation_type").lower()
         if kind not in OPERATIONS:

@@ -24,9 +24,9 @@ _INVALID = {"json-rpc": "invalid_jsonrpc_request", "mcp": "invalid_jsonrpc_reque
 Parsed = tuple[Operation, ...] | Frames
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Denial:
-    """Why a request is refused: the reason, and the deny rule if one did it. ``final``: audit does not soften it."""
+    """Why a request is refused: the reason, and the deny rule if one did it. ``enforced``: audit does not soften it."""
 
     reason: str
     policy: str = ""
@@ -115,7 +115,7 @@ class Group:
         asked = f"{request.method} {request.path}"
         rule = self.deny.find(host, port, request)
         if rule is not None:
-            return self._by_rule(rule, f"{asked} blocked by deny rule")
+            return self.by_rule(rule, f"{asked} blocked by deny rule")
         if parsed is None or not self.judges(parsed, request):
             return None
         if isinstance(parsed, Frames):
@@ -128,7 +128,12 @@ class Group:
             return self.protocol in ("json-rpc", "mcp")
         return self.protocol == "graphql" or (self.graphql and request.method == MESSAGE)
 
-    def _by_rule(self, rule: Rule, reason: str) -> Denial:
+    def not_permitted(self, request: Request) -> Denial:
+        graphql = self.protocol == "graphql" or (self.graphql and request.method == MESSAGE)
+        what = "GraphQL operation" if graphql else f"{request.method} {request.path}"
+        return Denial(f"{what} not permitted by policy", self.policy, "", self.line)
+
+    def by_rule(self, rule: Rule, reason: str) -> Denial:
         endpoint = self._owners[id(rule)]
         return Denial(reason, endpoint.policy, rule.text, rule.line, endpoint.enforcement == "enforce")
 
@@ -141,7 +146,7 @@ class Group:
                 return Denial("GraphQL persisted query is not registered", self.policy, line=self.line)
             for rule in self.deny_rules:
                 if _operation_matches(rule, operation, True) and condition_holds(rule, host, port, request, True):
-                    return self._by_rule(rule, "GraphQL operation blocked by endpoint policy")
+                    return self.by_rule(rule, "GraphQL operation blocked by endpoint policy")
             if self._allowing_operation(host, port, request, operation) is None:
                 return Denial("GraphQL operation not permitted by policy", self.policy, line=self.line)
         return None
@@ -170,7 +175,7 @@ class Group:
         for call in frames.calls:
             for rule in self.deny_rules:
                 if self._call_matches(rule, call) and condition_holds(rule, host, port, request, True):
-                    return self._by_rule(rule, f"{call.method[:128]} blocked by deny rule")
+                    return self.by_rule(rule, f"{call.method[:128]} blocked by deny rule")
             if self._allowing_call(host, port, request, call) is None:
                 return Denial(f"{call.method[:128]} not permitted by policy", self.policy, line=self.line)
         return None
@@ -240,11 +245,10 @@ def _operation_matches(rule: Rule, operation: Operation, denying: bool) -> bool:
 class Site:
     """The decision at one place, for the connection and for every request over it."""
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
-        ordered = sorted(endpoints, key=lambda endpoint: (endpoint.policy, endpoint.index))
-        self.connection = _connection(ordered)
+    def __init__(self, endpoints: Sequence[Endpoint], connection: Decision) -> None:
+        self.connection = connection
         paths: dict[str, list[Endpoint]] = {}
-        for endpoint in ordered:
+        for endpoint in sorted(endpoints, key=_order):
             if endpoint.inspects:
                 paths.setdefault(endpoint.path, []).append(endpoint)
         # The most specific path first: the first group whose route takes a request governs it.
@@ -253,7 +257,7 @@ class Site:
             for _, found in sorted(paths.items(), key=lambda item: -specificity(item[0]))
         )  # fmt: skip
         limit = max((group.body_limit for group in self.groups), default=0)
-        self.connection = dataclasses.replace(self.connection, body_limit=limit)
+        self.connection = dataclasses.replace(connection, body_limit=limit)
         # Most policies have one group without a path and without bodies: one look-up each for deny and allow.
         only = self.groups[0] if len(self.groups) == 1 else None
         self.plain = only if only is not None and only.path is None and only.protocol == "rest" else None
@@ -263,10 +267,11 @@ class Site:
         plain = self.plain
         if plain is None or request.parsed is not None or "%" in request.path:
             return self._judge(host, port, request)
-        if plain.deny_rules and plain.deny.find(host, port, request) is not None:
-            return self._judge(host, port, request)
+        rule = plain.deny.find(host, port, request) if plain.deny_rules else None
+        if rule is not None:
+            return self._refused(plain, plain.by_rule(rule, f"{request.method} {request.path} blocked by deny rule"))
         found = plain.allow.find(host, port, request)
-        return found if found is not None else self._judge(host, port, request)
+        return found if found is not None else self._refused(plain, plain.not_permitted(request))
 
     def _judge(self, host: str, port: int, request: Request) -> Decision:
         path = request.path
@@ -318,16 +323,22 @@ class Site:
     def _refused(self, governing: Group | None, denial: Denial) -> Decision:
         """The refusal; where the governing endpoint only audits, it is forwarded and logged instead."""
         audited = governing is not None and governing.audits and not denial.enforced
-        return dataclasses.replace(
-            self.connection, allowed=audited, audited=audited, layer="l7", reason=denial.reason, policy=denial.policy,
-            rule=denial.rule, line=denial.line, error=denial.error, body_limit=0,
-            protocol=governing.protocol if governing is not None else "",
-            message_policy=audited and governing is not None and governing.messages,
+        connection = self.connection
+        return Decision(
+            audited, denial.reason, denial.policy, denial.rule, "l7", connection.tls, connection.inspects, audited,
+            connection.allowed_ips, connection.exact_host, connection.allow_encoded_slash,
+            "" if governing is None else governing.protocol, 0,
+            audited and governing is not None and governing.messages, denial.error, denial.line,
         )  # fmt: skip
 
 
-def _connection(ordered: Sequence[Endpoint]) -> Decision:
+def _order(endpoint: Endpoint) -> tuple[str, int]:
+    return endpoint.policy, endpoint.index
+
+
+def connection_decision(endpoints: Sequence[Endpoint]) -> Decision:
     """The connection's own part; ambiguity was refused at load, so any endpoint that says something says the same."""
+    ordered = sorted(endpoints, key=_order)
     telling = next(
         (one for one in ordered if one.protocol not in ("", "tcp") or one.allowed_ips or one.tls_named), ordered[0]
     )
