@@ -104,10 +104,7 @@ def has_texts(texts: list[str], case: Case) -> None:
 def subset(case: Case, got: dict[str, Any]) -> None:
     """Every key that the case expects has its value; ``error`` is a part of the error's text or code."""
     for key, wanted in case["expect"].items():
-        if key.startswith("error"):
-            holds = wanted in got.get("error", "\0")
-        else:
-            holds = got.get(key) == wanted
+        holds = wanted in got.get("error", "\x00") if key.startswith("error") else got.get(key) == wanted
         if not holds:
             raise Differs(json.dumps(got))
 

@@ -12,10 +12,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from openshell_proxy import __version__
 from openshell_proxy.authority import new_authority
+from openshell_proxy.entrances.authority_form import parse_proxy_uri
 from openshell_proxy.policy import (
     Intent,
     Policy,
@@ -27,6 +27,7 @@ from openshell_proxy.policy import (
     parse_query,
 )
 from openshell_proxy.policy.model import Enforcement
+from openshell_proxy.refusal import Refusal
 from openshell_proxy.settings import SettingsError, read_settings
 
 REFUSED = 2
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("file", help="a policy file, or - for standard input")
     explain.add_argument("method")
     explain.add_argument("url")
+    explain.add_argument("--body", metavar="FILE", help="the request's body, for protocols whose body is judged")
     explain.set_defaults(run=_explain)
     authority = command("authority", "Make a certificate authority.")
     authority.add_argument("action", choices=["new"], help="print a new key and certificate in PEM")
@@ -110,26 +112,41 @@ def _check_policy(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    """Exit codes: 0 allowed (also by audit), 2 denied, or not a request that would get as far as the policy."""
     try:
         policy = _load(options.file)
-        parts = urlsplit(options.url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        host = (parts.hostname or "").rstrip(".")
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        encoded = policy.decide(Intent(host, port)).allow_encoded_slash
-        path, query = canonical_path(target, allow_encoded_slash=encoded)
-        decision = policy.decide(Intent(host, port, Request(options.method.upper(), path, parse_query(query))))
-    except (PolicyError, TargetError, ValueError) as error:
-        print(f"refused: {error}")
+        intent = _intent(policy, options.method, options.url)
+        body = Path(options.body).read_bytes() if options.body else None
+    except (PolicyError, TargetError, Refusal, ValueError) as error:
+        print(f"refused: {getattr(error, 'detail', error)}")
         return REFUSED
-    told = {key: value for key, value in dataclasses.asdict(decision).items() if key in ("policy", "rule", "layer")}
+    request = intent.request
+    assert request is not None
+    if body is not None:
+        request = dataclasses.replace(request, body=body)
+    decision = policy.decide(dataclasses.replace(intent, request=request))
     verdict = "audit" if decision.audited else "allow" if decision.allowed else "deny"
-    print(f"{verdict} {options.method.upper()} {host}:{port}{path}")
-    for name, value in told.items():
+    print(f"{verdict} {request.method} {intent.host}:{intent.port}{request.path}")
+    told = {"policy": decision.policy, "line": str(decision.line or ""), "rule": decision.rule, "layer": decision.layer}
+    for name, value in (told | {"protocol": decision.protocol}).items():
         print(f"{name}: {value or '-'}")
-    if decision.reason:
+    if decision.body_limit and not decision.allowed:
+        print(f"reason: {decision.reason}; give it with --body FILE (up to {decision.body_limit} bytes)")
+    elif decision.reason:
         print(f"reason: {decision.reason}")
+    elif decision.layer == "l4":
+        print("reason: the endpoint allows every connection, its requests are not judged")
     return 0 if decision.allowed else REFUSED
+
+
+def _intent(policy: Policy, method: str, url: str) -> Intent:
+    """The question that the entrances would ask for *url*."""
+    scheme, host, port, target = parse_proxy_uri(url.partition("#")[0])
+    if scheme not in ("http", "https", "ws", "wss"):
+        raise ValueError("the URL must begin with http:// or https://")
+    connection = policy.decide(Intent(host, port))
+    path, query = canonical_path(target, allow_encoded_slash=connection.allow_encoded_slash)
+    return Intent(host, port, Request(method.upper(), path, parse_query(query)))
 
 
 def _authority(_options: argparse.Namespace) -> int:

@@ -57,7 +57,7 @@ def parse_proxy_uri(target: str) -> tuple[str, str, int, str]:
     if "#" in target:
         raise Refusal(400, "invalid_request_target", "the request target has a fragment")
     scheme, authority, rest = split_absolute(target)
-    host, port = parse_authority(authority, 443 if scheme == "https" else 80)
+    host, port = parse_authority(authority, 443 if scheme in ("https", "wss") else 80)
     return scheme, host, port, rest
 
 
