@@ -1,0 +1,258 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a policy file may say: every error with its line, every notice, and nothing that is silently not in force."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from openshell_proxy.policy import Policy, PolicyError, load_policy
+from openshell_proxy.policy.model import Filesystem, Process
+
+
+def policy(*endpoints: dict[str, Any], **top: Any) -> str:
+    return json.dumps({"version": 1, "network_policies": {"p": {"endpoints": list(endpoints)}}, **top})
+
+
+def endpoint(**keys: Any) -> dict[str, Any]:
+    return {"host": "api.example.com", "port": 443, "enforcement": "enforce", **keys}
+
+
+def rest(**keys: Any) -> dict[str, Any]:
+    return endpoint(protocol="rest", **keys)
+
+
+def load(*endpoints: dict[str, Any], **top: Any) -> Policy:
+    return load_policy(policy(*endpoints, **top))
+
+
+def rule(**keys: Any) -> list[dict[str, Any]]:
+    return [{"allow": keys}]
+
+
+GET = {"method": "GET", "path": "/v1"}
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"prot": 443}, "unknown key 'prot'; did you mean 'port'"),
+    ({"ports": [443]}, "has port and ports"),
+    ({"port": True}, "invalid port"),
+    ({"host": "db..example.com", "protocol": "tcp", "enforcement": None}, "empty DNS labels"),
+    ({"host": "10.0.0.1", "protocol": "tcp"}, "requires a DNS hostname"),
+    ({"protocol": "tcp", "tls": "skip", "enforcement": "audit"}, "enforcement is not valid for protocol tcp"),
+    ({"protocol": "tcp", "access": "full"}, "access is not valid for protocol tcp"),
+    ({"protocol": "soap", "access": "full"}, "unknown protocol 'soap'"),
+    ({"access": "full"}, "need a protocol"),
+    ({"deny_rules": [GET]}, "deny_rules require protocol"),
+    ({"protocol": "rest"}, "requires rules or access"),
+    ({"protocol": "rest", "access": "full", "rules": rule(**GET)}, "mutually exclusive"),
+    ({"protocol": "rest", "rules": []}, "rules list cannot be empty"),
+    ({"protocol": "rest", "access": "full", "deny_rules": []}, "deny_rules list cannot be empty"),
+    ({"protocol": "rest", "rules": [{}]}, r"rules\[0\] without allow"),
+    ({"protocol": "rest", "rules": rule(method="GET")}, "without path would deny all traffic"),
+    ({"protocol": "rest", "access": "full", "deny_rules": [{"method": "GET"}]}, "would never match"),
+    ({"protocol": "rest", "access": "full", "deny_rules": [{"method": "*", "path": "/a[b"}]}, "unclosed '\\['"),
+    ({"protocol": "rest", "access": "full", "deny_rules": [{**GET, "query": {"a": "{b"}}]}, "unclosed '{'"),
+    ({"protocol": "rest", "access": "full", "deny_rules": [{**GET, "query": {"a": {"any": ["[b"]}}}]}, "unclosed"),
+    ({"protocol": "rest", "rules": rule(**GET, fields=["a"])}, "only valid for protocol graphql"),
+    ({"protocol": "rest", "rules": rule(**GET, query={"a": {"glob": "x", "any": ["y"]}})}, "either glob or any"),
+    ({"protocol": "rest", "rules": rule(**GET, when="request.[")}, "when: not JMESPath"),
+    ({"protocol": "rest", "access": "full", "path": "v1"}, "must begin with /"),
+    ({"protocol": "rest", "access": "full", "path": "/[v1"}, "endpoint path '/\\[v1' has an unclosed"),
+    ({"protocol": "rest", "access": "full", "mcp": {"strict_tool_names": True}}, "only valid for protocol mcp"),
+    ({"protocol": "rest", "access": "full", "json_rpc": {}}, "json_rpc is only valid for protocol json-rpc"),
+    ({"protocol": "rest", "access": "full", "persisted_queries": "deny"}, "only valid for protocol graphql"),
+    ({"protocol": "sql", "rules": rule(command="SELECT")}, "SQL enforcement requires full SQL parsing"),
+    ({"protocol": "graphql", "access": "full", "graphql_max_body_bytes": 0}, "graphql_max_body_bytes must be"),
+    ({"protocol": "graphql", "rules": rule(operation_type="query", path="/x")}, "cannot mix"),
+    ({"protocol": "graphql", "rules": rule(operation_type="query", fields=[])}, "must not be empty"),
+    ({"protocol": "graphql", "rules": rule(operation_type="query", fields=[""])}, "empty member"),
+    ({"protocol": "graphql", "rules": rule(operation_type="select")}, "operation_type is required"),
+    ({"protocol": "websocket", "rules": [*rule(method="WEBSOCKET_TEXT", path="**"), *rule(operation_type="query")]},
+     "cannot stand beside GraphQL rules"),
+    ({"protocol": "json-rpc", "access": "full"}, "does not support access presets"),
+    ({"protocol": "json-rpc", "rules": rule(method="a.*")}, "must be exact or the lone"),
+    ({"protocol": "json-rpc", "rules": rule(method="a", tool="b")}, "do not support params or tool"),
+    ({"protocol": "mcp"}, "protocol mcp requires rules"),
+    ({"protocol": "mcp", "rules": rule(tool="a")}, "method is required"),
+    ({"protocol": "mcp", "rules": rule(method="vendor/*")}, "only inside the tools/ family"),
+    ({"protocol": "mcp", "rules": rule(method="tools/list", tool="a")}, "need method: tools/call"),
+    ({"protocol": "mcp", "rules": rule(method="tools/call", params={"arguments": "a"})}, "only params.name"),
+    ({"protocol": "mcp", "rules": rule(method="tools/call", tool="a", params={"name": "b"})}, "mutually exclusive"),
+    ({"protocol": "mcp", "mcp": {"strict_tool_names": False}, "rules": rule(method="tools/call", tool="a*")},
+     "strict_tool_names: true"),
+    ({"protocol": "mcp", "rules": rule(method="tools/call", tool="a"), "deny_rules": [{"method": "tools/call"}]},
+     "denies every tool call"),
+    ({"allowed_ips": ["10.0.0.0/8", "127.0.0.1"]}, "always-blocked"),
+    ({"allowed_ips": ["::ffff:127.0.0.0/104"]}, "always-blocked"),
+    ({"allowed_ips": ["ten"]}, "invalid CIDR/IP"),
+    ({"host": ""}, "host must not be empty"),
+    ({"credential_signing": "sigv4"}, "needs signing_service"),
+    ({"credential_signing": "sigv5", "signing_service": "s3"}, "'sigv5' is not known"),
+    ({"credential_binding": {}}, "provider must not be empty"),
+    ({"tls": "none"}, "tls 'none' is not known"),
+    ({"enforcement": "log"}, "enforcement 'log' is not known"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "words"), REFUSED)
+def test_an_endpoint_with_an_error_is_refused(keys: dict[str, Any], words: str) -> None:
+    given = {key: value for key, value in {**endpoint(), **keys}.items() if value is not None}
+    with pytest.raises(PolicyError, match=words):
+        load(given)
+
+
+def test_errors_name_file_and_line_and_come_all_at_once() -> None:
+    text = "version: 1\nnetwork_policies:\n  a:\n    endpoints:\n      - hots: x\n        port: 0\n"
+    with pytest.raises(PolicyError) as caught:
+        load_policy(text, source="my.yaml")
+    assert "my.yaml:5: an endpoint has an unknown key 'hots'; did you mean 'host'?" in caught.value.errors
+    assert "my.yaml:6: invalid port 0; expected 1..=65535" in caught.value.errors
+
+
+TOP: list[tuple[dict[str, Any], str]] = [
+    ({"filesystem_policy": {"read_only": ["etc"]}}, "must be absolute"),
+    ({"filesystem_policy": {"read_only": ["/a/../b"]}}, "'..' traversal"),
+    ({"filesystem_policy": {"read_write": ["//"]}}, "overly broad"),
+    ({"filesystem_policy": {"read_only": ["/" + "a" * 4096]}}, "exceeds maximum length"),
+    ({"filesystem_policy": {"read_only": ["/a"] * 200, "read_write": ["/b"] * 57}}, r"too many filesystem paths \(257"),
+    ({"filesystem_policy": {"read_olny": []}}, "did you mean 'read_only'"),
+    ({"landlock": {"compatibility": "none"}}, "'none' is not known"),
+    ({"process": {"run_as_user": "root"}}, "run_as_user must be 'sandbox'"),
+    ({"process": {"run_as_group": 0}}, "run_as_group must be 'sandbox'"),
+    ({"version": 2}, "version must be 1"),
+    ({"version": True}, "version must be 1"),
+    ({"network_policies": {"_provider_x": {}}}, "reserved"),
+    ({"network_policies": {"a": {"binaries": [{"paht": "/x"}]}}}, "unknown key 'paht'"),
+]
+
+
+@pytest.mark.parametrize(("top", "words"), TOP)
+def test_a_section_with_an_error_is_refused(top: dict[str, Any], words: str) -> None:
+    with pytest.raises(PolicyError, match=words):
+        load(**top)
+
+
+def test_static_sections_are_kept_for_the_supervisor() -> None:
+    found = load(
+        filesystem_policy={"read_only": ["/usr"], "read_write": ["/tmp"], "include_workdir": True},
+        landlock={"compatibility": "hard_requirement"},
+        process={"run_as_user": "sandbox", "run_as_group": "1000"},
+    ).document
+    assert found.filesystem == Filesystem(True, ("/usr",), ("/tmp",))
+    assert (found.landlock, found.process) == ("hard_requirement", Process("sandbox", "1000"))
+    assert load().document.filesystem is None
+
+
+MIDDLEWARE = {"middleware": "openshell/regex", "endpoints": {"include": ["*.example.com"]}}
+
+
+def test_a_configured_middleware_is_refused_and_none_is_not() -> None:
+    with pytest.raises(PolicyError, match="cannot be applied by this version"):
+        load(network_middlewares={"m": MIDDLEWARE})
+    load(network_middlewares={})
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"m": {**MIDDLEWARE, "ordre": 1}}, "did you mean 'order'"),
+        ({"m": MIDDLEWARE, "n": MIDDLEWARE}, "order 0 of 'm'"),
+        ({"m": {**MIDDLEWARE, "endpoints": {"include": []}}}, "include must not be empty"),
+        ({"m": {**MIDDLEWARE, "endpoints": {"include": ["a[.com"]}}}, "invalid host pattern"),
+        ({"m": {**MIDDLEWARE, "endpoints": {"include": ["a.com"] * 33}}}, "too many patterns"),
+        ({"m": {"endpoints": MIDDLEWARE["endpoints"]}}, "must name its middleware"),
+        ({str(i): {**MIDDLEWARE, "order": i} for i in range(11)}, "too many network_middlewares"),
+        ({"m": MIDDLEWARE}, "covers 'api.example.com' with tls: skip"),
+    ],
+)
+def test_middlewares_are_judged_in_full(entries: dict[str, Any], words: str) -> None:
+    with pytest.raises(PolicyError, match=words):
+        load(endpoint(tls="skip"), network_middlewares=entries)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"protocol": "rest", "access": "read-only", "enforcement": None}, "OpenShell would only audit"),
+        ({"protocol": "rest", "access": "all"}, "unsupported access preset"),
+        ({"protocol": "rest", "access": "full", "tls": "skip"}, "tls: skip"),
+        ({"protocol": "rest", "rules": rule(method="PROPFIND", path="**")}, "Unknown HTTP method 'PROPFIND'"),
+        ({"protocol": "rest", "rules": rule(**GET, query={"a": "[b"})}, "never matches"),
+        ({"protocol": "sql", "enforcement": "audit", "rules": rule(command="*")}, "every statement passes"),
+        ({"path": "/v1"}, "path has no effect"),
+        ({"tls": "terminate"}, "deprecated"),
+        ({"host": "", "allowed_ips": ["10.0.0.0/8"]}, "internal addresses"),
+        ({"allowed_ips": ["10.0.0.0/8"]}, "very broad"),
+        ({"request_body_credential_rewrite": True}, "is ignored unless"),
+        ({"websocket_credential_rewrite": True}, "has no effect in this version"),
+    ],
+)
+def test_what_loads_with_a_notice(keys: dict[str, Any], words: str) -> None:
+    given = {key: value for key, value in {**endpoint(), **keys}.items() if value is not None}
+    assert words in "\n".join(load(given).notices)
+
+
+def test_binaries_are_ignored_and_a_notice_says_that_more_is_granted() -> None:
+    top = {"p": {"endpoints": [endpoint()], "binaries": [{"path": "/usr/bin/curl", "harness": True}]}}
+    assert "grants more" in load(network_policies=top).notices[0]
+
+
+def test_credential_keys_are_kept_on_the_endpoint() -> None:
+    keys = {"credential_signing": "sigv4:body", "signing_service": "s3", "signing_region": "eu", "credential_binding":
+            {"provider": "aws"}, "allow_uninspected_credentials": True, "websocket_credential_rewrite": True}  # fmt: skip
+    found = load(rest(access="full", **keys)).document.endpoints[0].credentials
+    assert (found.signing, found.signing_service, found.signing_region) == ("sigv4:body", "s3", "eu")
+    assert (found.provider, found.allow_uninspected, found.websocket_rewrite) == ("aws", True, True)
+    with pytest.raises(PolicyError, match="mutually exclusive"):
+        load(rest(access="full", **keys, request_body_credential_rewrite=True))
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "words"),
+    [
+        (endpoint(tls="skip"), endpoint(), "tls"),
+        (endpoint(tls="skip"), endpoint(host="*.example.com"), "tls"),
+        (endpoint(tls="skip"), endpoint(host="", allowed_ips=["10.0.0.0/16"]), "tls, allowed_ips"),
+        (endpoint(protocol="tcp", enforcement=None), endpoint(), "protocol tcp"),
+        (rest(access="full"), endpoint(protocol="graphql", access="full"), "protocol"),
+        (rest(access="full"), rest(access="full", enforcement="audit"), "enforcement"),
+        (rest(access="full", path="/a?"), rest(access="full", path="/ab", allow_encoded_slash=True), "encoded_slash"),
+        (rest(access="full", path="/{a,b}/c"), rest(access="full", path="/a/[b-d]xxxx", enforcement="audit"), ""),
+    ],
+)
+def test_endpoints_whose_order_would_matter_are_refused(
+    left: dict[str, Any], right: dict[str, Any], words: str
+) -> None:
+    left, right = ({key: value for key, value in side.items() if value is not None} for side in (left, right))
+    if not words:
+        load(left, right)
+        return
+    for pair in ((left, right), (right, left)):
+        with pytest.raises(PolicyError, match=f"ambiguous.*{words}"):
+            load(*pair)
+
+
+def test_endpoints_that_only_add_rules_may_overlap() -> None:
+    load(rest(access="read-only"), rest(access="full"), endpoint())
+    load(rest(access="full", path="/a/**"), endpoint(protocol="graphql", access="full", path="/graphql"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a: [", "- 1", "version: 1\nnetwork_policies: [1]", "? [a]\n: 1", "version: !!int x", "&a [*a]", "{" * 5000,
+     "version: 1\nprocess: !!bool x", "version: 1\nlandlock: {compatibility: !!timestamp 2021-99-99}", "\ud800"],
+)  # fmt: skip
+def test_what_is_no_policy_is_refused_and_nothing_worse(text: str) -> None:
+    with pytest.raises(PolicyError):
+        load_policy(text)
+
+
+def test_aliases_cannot_multiply_a_policy() -> None:
+    rules = "x: &r [" + "{allow: {method: GET, path: /a}}," * 1000 + "]\n"
+    endpoints = "".join(f"      - {{host: h{i}.example.com, port: 1, protocol: rest, rules: *r}}\n" for i in range(300))
+    text = f"version: 1\nnetwork_policies:\n  a:\n    {rules}    endpoints:\n{endpoints}"
+    with pytest.raises(PolicyError, match="aliases"):
+        load_policy(text)
