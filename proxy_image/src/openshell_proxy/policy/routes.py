@@ -78,23 +78,24 @@ def paths_overlap(left: str, right: str) -> bool:
 
 
 def _units(pattern: str) -> tuple[str, ...]:
-    """One entry a character: itself, ``?`` for any one, ``*`` for any run of them."""
+    """One entry a character: a NUL and itself, ``?`` for any one, ``*`` for any run of them.
+
+    From the first ``[`` or ``{`` on anything may come.
+    """
     units: list[str] = []
     rest = pattern.removesuffix("/**")
     index = 0
     while index < len(rest):
         char = rest[index]
-        close = {"[": "]", "{": "}"}.get(char)
-        if char == "*" or (close and rest.find(close, index) > 0):
-            units.append("*")
-            index = rest.find(close, index) + 1 if close else index + 1
+        if char in "[{":
+            return (*units, "*")
+        if rest.startswith(("/**/", "**/"), index):
+            units.append("*")  # both also take a single slash, or none
+            index += 4 if char == "/" else 3
             continue
-        if char == "/" and rest[index : index + 4] in ("/**/",):
-            units.append("*")  # /**/ also takes a single slash
-            index += 4
-            continue
-        units.append("?" if char in ("?", "\\") else "\0" + char)
-        index += 2 if char == "\\" else 1
+        escaped = char == "\\"
+        units.append(char if char in "*?" else "?" if escaped else "\0" + char)
+        index += 2 if escaped else 1
     return (*units, "*") if rest != pattern else tuple(units)
 
 
