@@ -39,4 +39,4 @@ def target(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run(target)
+    run(target, lambda case: case["input"].get("raw", case["input"].get("headers")))

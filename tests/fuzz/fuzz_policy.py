@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import atheris
 from harness import run
@@ -26,4 +27,4 @@ def target(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run(target)
+    run(target, lambda case: json.dumps(case["policy"]) if "policy" in case else None)

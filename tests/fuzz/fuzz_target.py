@@ -31,4 +31,4 @@ def target(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run(target)
+    run(target, lambda case: case["input"].get("target", case["input"].get("uri")))
