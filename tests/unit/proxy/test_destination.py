@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from openshell_proxy.destination import DestinationError, Guard
+from openshell_proxy.destination import DestinationError, Guard, Mode, choose_mode, implicit_allowed_ips
 from openshell_proxy.policy import Decision, Intent
 
 OWN = (ipaddress.IPv4Network("10.89.0.0/24"),)
@@ -53,3 +53,51 @@ async def test_private_only_for_an_exact_host() -> None:
 async def test_own_networks_for_nobody() -> None:
     with pytest.raises(DestinationError):
         await guard("10.89.0.7").pin(Intent("a.example.com", 443), EXACT)
+
+
+@pytest.mark.parametrize("port", [2379, 2380, 6443, 10250, 10255])
+async def test_control_plane_ports_only_where_no_private_address_is_possible(port: int) -> None:
+    with pytest.raises(DestinationError, match="control-plane port"):
+        await guard("93.184.216.34").pin(Intent("a.example.com", port), EXACT)
+    assert await guard("93.184.216.34").pin(Intent("a.example.com", port), WILD) == ("93.184.216.34",)
+
+
+async def test_every_address_must_be_in_allowed_ips() -> None:
+    listed = Decision(True, allowed_ips=(ipaddress.IPv4Network("10.1.0.0/16"),))
+    assert await guard("10.1.2.3").pin(Intent("a.example.com", 443), listed) == ("10.1.2.3",)
+    with pytest.raises(DestinationError, match="not in allowed_ips"):
+        await guard("10.1.2.3", "10.2.0.1").pin(Intent("a.example.com", 443), listed)
+
+
+@pytest.mark.parametrize("host", ["metadata.google.internal", "host.containers.internal", "localhost"])
+async def test_names_that_no_policy_opens(host: str) -> None:
+    with pytest.raises(DestinationError):
+        await guard("93.184.216.34").pin(Intent(host, 443), EXACT)
+
+
+async def test_the_host_is_reachable_only_where_the_guard_is_told_its_address() -> None:
+    gateway = ipaddress.ip_address("10.89.0.1")
+    told = Guard(own_networks=OWN, resolver=Names("10.89.0.1"), trusted_gateway=gateway)
+    assert await told.pin(Intent("host.containers.internal", 443), EXACT) == ("10.89.0.1",)
+    with pytest.raises(DestinationError):
+        await told.pin(Intent("other.example.com", 443), EXACT)
+    for wrong in ("10.89.0.2", "127.0.0.1"):
+        other = Guard(own_networks=OWN, resolver=Names(wrong), trusted_gateway=gateway)
+        with pytest.raises(DestinationError):
+            await other.pin(Intent("host.containers.internal", 443), EXACT)
+
+
+async def test_no_trusted_gateway_is_a_metadata_service() -> None:
+    address = ipaddress.ip_address("169.254.169.254")
+    told = Guard(own_networks=(), resolver=Names(str(address)), trusted_gateway=address)
+    with pytest.raises(DestinationError):
+        await told.pin(Intent("host.docker.internal", 80), EXACT)
+    near = ipaddress.ip_address("169.254.1.2")
+    told = Guard(own_networks=(), resolver=Names(str(near)), trusted_gateway=near)
+    assert await told.pin(Intent("host.docker.internal", 80), EXACT) == ("169.254.1.2",)
+
+
+def test_an_address_in_the_policy_is_its_own_allow_list() -> None:
+    assert choose_mode("10.1.2.3", EXACT) is Mode.IMPLICIT_IP_LITERAL
+    assert choose_mode("10.1.2.3", WILD) is Mode.DEFAULT_PUBLIC_ONLY
+    assert implicit_allowed_ips("127.0.0.1") == ()

@@ -106,6 +106,7 @@ def test_json_rpc_decisions() -> None:
     assert ask(policy, [call("a"), call("b.c")]).allowed
     assert not ask(policy, [call("a"), call("e")]).allowed
     assert not ask(policy, call("a"), "PUT").allowed
+    assert not ask(policy, None, "PUT", parsed=Frames((Call("a"),))).allowed
     assert not ask(policy, None, "GET", receive_stream=True).allowed
     assert ask(policy, [call("a"), RESULT]).reason.startswith("JSON-RPC response frames are not permitted")
 
