@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from openshell_proxy.audit import Event
+from openshell_proxy.audit import Entrance
 from openshell_proxy.destination import (
     ALWAYS_BLOCKED,
     DestinationError,
@@ -35,7 +35,7 @@ from openshell_proxy.destination import (
 )
 from openshell_proxy.entrances.authority_form import parse_authority, parse_proxy_uri, render_host
 from openshell_proxy.entrances.peek import classify
-from openshell_proxy.entrances.requests import Requests, within_tunnel
+from openshell_proxy.entrances.requests import forwarded_fields, within_tunnel
 from openshell_proxy.policy import (
     Decision,
     Intent,
@@ -65,10 +65,9 @@ from openshell_proxy.policy.routes import compile_route
 from openshell_proxy.policy.schema import read_document
 from openshell_proxy.policy.static import valid_identity
 from openshell_proxy.refusal import Refusal
-from openshell_proxy.relay.exchange import Exchange
+from openshell_proxy.relay.exchange import upstream_head
 from openshell_proxy.relay.http1 import (
     NO_BODY,
-    Body,
     ProtocolError,
     RequestHead,
     ResponseHead,
@@ -374,13 +373,11 @@ def forward_host_header(case: Case) -> None:
     same(case, render_host(host, port, 80).decode())
 
 
-def rendered(head: RequestHead, entrance: str, origin: Origin, target: str) -> str:
+def rendered(head: RequestHead, entrance: Entrance, origin: Origin, target: str) -> str:
     """The head that goes to the destination, as the relay writes it."""
-    nobody: Any = None
-    fields = Requests(nobody, nobody, entrance, nobody, origin)._fields(head, origin)  # type: ignore[arg-type]
-    event = Event("forward", True, origin.host, origin.port)
-    exchange = Exchange(nobody, head, target, fields, nobody, nobody, event)
-    return exchange._first_bytes(Body(NO_BODY), websocket_upgrade(head)).decode("latin-1")
+    return upstream_head(head, target, forwarded_fields(entrance, head, origin), websocket_upgrade(head)).decode(
+        "latin-1"
+    )
 
 
 def forward_request_rewrite(case: Case) -> None:

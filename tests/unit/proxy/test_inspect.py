@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from loopback import HOST, Client, World, answer, read_request, rest
+from openshell_proxy.entrances.authority_form import parse_authority
+from openshell_proxy.refusal import Refusal
 
 
 def rpc(port: int, *methods: str, **more: Any) -> dict[str, Any]:
@@ -166,6 +168,24 @@ async def test_a_body_cut_short_reaches_nobody(world: World, seen: Seen) -> None
     with pytest.raises(ConnectionResetError):
         await client.ended()
     assert there.connections == 0
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for_forever(
+    world: World, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openshell_proxy.relay.inspect.BODY_SECONDS", 0.05)
+    there = await world.origin(seen)
+    await world.start(rpc(there.port, "ok"))
+    client = await world.client()
+    await client.send(head(there.port, "Content-Length: 100") + b"{")
+    got = await client.response()
+    assert (got.status, got.json["error"], there.connections) == (408, "request_timeout", 0)
+
+
+@pytest.mark.parametrize("text", ["a\0.example.com:80", "a b:80", "a\x7f:80", "user@a:80", "[::1:80", "a:0", "a"])
+def test_an_authority_that_is_none(text: str) -> None:
+    with pytest.raises(Refusal):
+        parse_authority(text, None)
 
 
 async def test_audit_forwards_a_refused_call_and_logs_it(world: World, seen: Seen) -> None:

@@ -96,6 +96,17 @@ def _receives_stream(head: RequestHead) -> bool:
     return b"text/event-stream" in accepted and not head.values(b"content-length") + head.values(b"transfer-encoding")
 
 
+def forwarded_fields(entrance: Entrance, head: RequestHead, origin: Origin) -> list[Header]:
+    """What the destination gets: end-to-end fields, Host from the destination itself."""
+    host = render_host(origin.host, origin.port, 443 if origin.tls else 80)
+    fields = [(name, host if name.lower() == b"host" else value) for name, value in head.end_to_end()]
+    if head.host is None:
+        fields.insert(0, (b"Host", host))
+    if entrance == "forward" and not head.values(b"via"):
+        fields.append(VIA)
+    return fields
+
+
 class Requests:
     """Serves one client connection, request after request; each is judged by itself."""
 
@@ -197,7 +208,7 @@ class Requests:
         event = Event(self.entrance, False, origin.host, origin.port, head.method, intent.request.path)
         event.bytes_out = self.head_size
         self.client.half_close_ok = not head.persistent() or self.client.ended
-        fields = self._fields(head, origin)
+        fields = forwarded_fields(self.entrance, head, origin)
         return await self.pipeline.request(self.client, intent, head, origin, fields, query, event)
 
     def _intent(self, head: RequestHead, origin: Origin, target: str) -> tuple[Intent, str]:
@@ -209,13 +220,3 @@ class Requests:
         except TargetError as error:
             raise Refusal(400, "invalid_request_target", f"the request target is refused: {error.code}") from None
         return Intent(origin.host, origin.port, asked), query
-
-    def _fields(self, head: RequestHead, origin: Origin) -> list[Header]:
-        """What the destination gets: end-to-end fields, Host from the destination itself."""
-        host = render_host(origin.host, origin.port, 443 if origin.tls else 80)
-        fields = [(name, host if name.lower() == b"host" else value) for name, value in head.end_to_end()]
-        if head.host is None:
-            fields.insert(0, (b"Host", host))
-        if self.entrance == "forward" and not head.values(b"via"):
-            fields.append(VIA)
-        return fields

@@ -119,10 +119,8 @@ def _document(text: str, name: str, digest: str) -> Operation:
 
     try:
         document = parse(text, no_location=True, max_tokens=MAX_TOKENS)
-    except GraphQLError:
+    except GraphQLError:  # also for a document that is nested too deeply
         raise BodyError("invalid GraphQL document") from None
-    except RecursionError:
-        raise BodyError("invalid GraphQL document: too deeply nested") from None
     operations: list[OperationDefinitionNode] = []
     fragments: dict[str, FragmentDefinitionNode] = {}
     for node in document.definitions:

@@ -52,6 +52,13 @@ class Judged(Protocol):
 OpenJudged = Callable[[Stream, UpstreamStream, bool], Judged]
 
 
+def upstream_head(head: RequestHead, target: str, fields: list[Header], upgrade: bool) -> bytes:
+    """The head that the destination gets."""
+    if upgrade:
+        fields = [*fields, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    return render_head(f"{head.method} {target} HTTP/1.{head.minor}".encode("ascii"), fields)
+
+
 class Broken(Exception):
     """The response stopped in the middle: the client must see a broken connection, never a short success."""
 
@@ -116,15 +123,11 @@ class Exchange:
 
     def _first_bytes(self, body: Body, upgrade: bool) -> bytes:
         """The head, and of the body what is here already: one write, one packet for most requests."""
-        fields = self.fields
-        if upgrade:
-            fields = [*fields, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        line = f"{self.head.method} {self.target} HTTP/1.{self.head.minor}".encode("ascii")
         early = b""
         if not body.done and self.client.buffer:
             early = self.client.consume(self._taken(body, self.client))
         self.event.bytes_out += len(early)
-        return render_head(line, fields) + early
+        return upstream_head(self.head, self.target, self.fields, upgrade) + early
 
     def _taken(self, body: Body, stream: Stream) -> int:
         try:
