@@ -209,6 +209,18 @@ async def test_an_mcp_client_may_listen(world: World, seen: Seen) -> None:
     assert (await plain.response()).status == 403
 
 
+@pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
+async def test_a_get_of_graphql_has_no_body(world: World, seen: Seen, accept: str) -> None:
+    there = await world.origin(seen)
+    await world.start(rpc(there.port, protocol="graphql", rules=[{"allow": {"operation_type": "query"}}]))
+    client = await world.client()
+    path = "/graphql?query=%7B+a+%7D"
+    await client.send(head(there.port, f"Accept: {accept}", method="GET", path=path))
+    assert (await client.response()).status == 200
+    await client.send(head(there.port, f"Accept: {accept}", "Content-Length: 2", method="GET", path=path) + b"{}")
+    assert (await client.response()).status == 400
+
+
 async def test_a_body_that_nobody_judges_is_not_waited_for(world: World) -> None:
     arrived = asyncio.Event()
 

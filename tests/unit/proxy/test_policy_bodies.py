@@ -105,6 +105,7 @@ def test_json_rpc_decisions() -> None:
     assert ask(policy, call("d")).reason == "d blocked by deny rule"
     assert ask(policy, [call("a"), call("b.c")]).allowed
     assert not ask(policy, [call("a"), call("e")]).allowed
+    assert ask(policy, call("e\r\nopenshell:x")).reason == "the JSON-RPC method not permitted by policy"
     assert not ask(policy, call("a"), "PUT").allowed
     assert not ask(policy, None, "PUT", parsed=Frames((Call("a"),))).allowed
     assert not ask(policy, None, "GET", receive_stream=True).allowed
@@ -268,6 +269,8 @@ def test_graphql_presets_and_other_methods() -> None:
     assert not ask(policy, None, "PUT").allowed
     get = Request("GET", "/x", {"query": ("{ a }",)})
     assert policy.decide(Intent(HOST, 443, get)).allowed
+    hidden = policy.decide(Intent(HOST, 443, Request("GET", "/x", {"query": ("{ a }",)}, with_body=True)))
+    assert (hidden.allowed, hidden.error) == (False, "invalid_graphql_request")
 
 
 def test_messages_that_carry_graphql() -> None:

@@ -305,6 +305,13 @@ def test_messages_are_judged_where_a_rule_could_refuse_one(keys: dict[str, Any],
     assert (found.protocol, found.message_policy) == ("websocket", judged)
 
 
+def test_a_deny_rule_of_any_endpoint_beside_it_has_messages_judged() -> None:
+    beside = rest(access="full", deny_rules=[{"method": "WEBSOCKET_TEXT", "path": "**"}])
+    policy = load(websocket(access="full", path="/ws/**"), beside)
+    assert ask(policy, "GET", "/ws/1").message_policy
+    assert not message(policy, "/ws/1", b"hello").allowed
+
+
 def message(policy: Policy, path: str, body: bytes | None) -> Decision:
     return policy.decide(Intent(HOST, 443, Request("WEBSOCKET_TEXT", path, {}, body)))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from openshell_proxy.audit import Entrance, Event
 from openshell_proxy.entrances.authority_form import parse_authority, parse_proxy_uri, render_host, split_absolute
 from openshell_proxy.pipeline import Generation, Pipeline
-from openshell_proxy.policy import Intent, Request, TargetError, canonical_path, parse_query
+from openshell_proxy.policy import Decision, Intent, Request, TargetError, canonical_path, parse_query
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.exchange import Broken
 from openshell_proxy.relay.http1 import Header, ProtocolError, RequestHead, TooManyFields, parse_request_head
@@ -90,10 +90,14 @@ async def serve_requests(
     await Requests(pipeline, client, entrance, locate, origin).serve(pipeline.limits.first_head)
 
 
-def _receives_stream(head: RequestHead) -> bool:
-    """Whether *head* asks for an event stream and brings nothing itself (MCP, Streamable HTTP)."""
+def _asked(connection: Decision, head: RequestHead, path: str, query: str) -> Request:
+    """The request for the policy; what only protocols with judged bodies ask for is looked up only for them."""
+    if not connection.body_limit:
+        return Request(head.method, path, parse_query(query))
+    with_body = bool(head.values(b"content-length") or head.values(b"transfer-encoding"))
     accepted = [member.partition(b";")[0].strip() for member in head.members(b"accept")]
-    return b"text/event-stream" in accepted and not head.values(b"content-length") + head.values(b"transfer-encoding")
+    stream = head.method == "GET" and not with_body and b"text/event-stream" in accepted
+    return Request(head.method, path, parse_query(query), receive_stream=stream, with_body=with_body)
 
 
 def forwarded_fields(entrance: Entrance, head: RequestHead, origin: Origin) -> list[Header]:
@@ -215,8 +219,7 @@ class Requests:
         connection = self.pipeline.generation.policy.decide(Intent(origin.host, origin.port))
         try:
             path, query = canonical_path(target, allow_encoded_slash=connection.allow_encoded_slash)
-            stream = connection.body_limit > 0 and head.method == "GET" and _receives_stream(head)
-            asked = Request(head.method, path, parse_query(query), receive_stream=stream)
+            asked = _asked(connection, head, path, query)
         except TargetError as error:
             raise Refusal(400, "invalid_request_target", f"the request target is refused: {error.code}") from None
         return Intent(origin.host, origin.port, asked), query

@@ -12,6 +12,7 @@ from typing import Any
 from openshell_proxy.policy.jsonbody import BodyError, read_json, refuse_lookalikes
 
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+METHOD_NAME = re.compile(r"[A-Za-z0-9_./-]{1,128}")
 TOOLS_CALL = "tools/call"
 _MEMBERS = ("jsonrpc", "id", "method", "params", "result", "error")
 

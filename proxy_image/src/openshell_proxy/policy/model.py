@@ -152,7 +152,8 @@ class Request:
     """A request's own part: ``path`` canonical and without the query, ``query`` key → values in order.
 
     ``body`` is there once it has been read, or for a WebSocket message; ``parsed`` where the caller has parsed it.
-    ``receive_stream``: the request accepts an event stream and has no body (MCP, spec 1.13).
+    ``receive_stream``: the request accepts an event stream and has no body (MCP, spec 1.13). ``with_body``: there is a
+    body, whether or not it has been read. Both are told only where a connection's ``body_limit`` is not 0.
     """
 
     method: str
@@ -161,6 +162,7 @@ class Request:
     body: bytes | None = None
     parsed: tuple[Operation, ...] | Frames | None = None
     receive_stream: bool = False
+    with_body: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from openshell_proxy.policy.globs import compile_glob
 from openshell_proxy.policy.graphql import Operation, operations_of_message, operations_of_request
 from openshell_proxy.policy.jsonbody import BodyError
-from openshell_proxy.policy.jsonrpc import TOOLS_CALL, Call, Frames, parse_frames
+from openshell_proxy.policy.jsonrpc import METHOD_NAME, TOOLS_CALL, Call, Frames, parse_frames
 from openshell_proxy.policy.model import MESSAGE, Decision, Endpoint, Request, Rule
 from openshell_proxy.policy.routes import compile_route, specificity
 from openshell_proxy.policy.tables import Table, condition_holds
@@ -37,9 +37,12 @@ class Denial:
 
 
 class Group:
-    """The inspecting endpoints of one place that have the same ``path``; load has seen to it that they agree."""
+    """The inspecting endpoints of one place that have the same ``path``; load has seen to it that they agree.
 
-    def __init__(self, connection: Decision, endpoints: Sequence[Endpoint]) -> None:
+    *denying*: whether an endpoint of the place, of this group or another, has deny rules.
+    """
+
+    def __init__(self, connection: Decision, endpoints: Sequence[Endpoint], denying: bool) -> None:
         first = endpoints[0]
         self.endpoints = tuple(endpoints)
         self.policy, self.line = first.policy, first.line
@@ -60,7 +63,7 @@ class Group:
         self.allow_rules = [rule for endpoint in endpoints for rule in endpoint.rules]
         self.deny_rules = [rule for endpoint in endpoints for rule in endpoint.deny_rules]
         self._admissions = {id(rule): self._admission(owners[id(rule)], rule) for rule in self.allow_rules}
-        self.messages = self.protocol == "websocket" and not self._admits_every_message()
+        self.messages = self.protocol == "websocket" and (denying or not self._admits_every_message())
         self.allow: Table[Decision] = Table(
             [rule for rule in self.allow_rules if rule.kind == "rest"], lambda rule: self._admissions[id(rule)], False
         )
@@ -80,7 +83,7 @@ class Group:
     def _admits_every_message(self) -> bool:
         free = any(rule.method in ("*", MESSAGE) and rule.path == "**" and not rule.query and rule.when is None
                    for rule in self.allow_rules)  # fmt: skip
-        return free and not self.deny_rules and not self.graphql
+        return free and not self.graphql
 
     # GraphQL and JSON-RPC: every operation or call must be allowed, none may be denied.
 
@@ -94,6 +97,8 @@ class Group:
             if self.protocol == "websocket":
                 return operations_of_message(request.body or b"")
             if self.protocol == "graphql":
+                if request.method == "GET" and request.with_body:
+                    raise BodyError("a GET has no body")
                 return operations_of_request(request.method, request.query, request.body or b"")
             strict = self.protocol != "mcp" or all(endpoint.strict_tool_names for endpoint in self.endpoints)
             return parse_frames(request.body or b"", mcp=self.protocol == "mcp", strict_tool_names=strict)
@@ -175,9 +180,9 @@ class Group:
         for call in frames.calls:
             for rule in self.deny_rules:
                 if self._call_matches(rule, call) and condition_holds(rule, host, port, request, True):
-                    return self.by_rule(rule, f"{call.method[:128]} blocked by deny rule")
+                    return self.by_rule(rule, f"{_shown(call)} blocked by deny rule")
             if self._allowing_call(host, port, request, call) is None:
-                return Denial(f"{call.method[:128]} not permitted by policy", self.policy, line=self.line)
+                return Denial(f"{_shown(call)} not permitted by policy", self.policy, line=self.line)
         return None
 
     def _allowing_call(self, host: str, port: int, request: Request, call: Call) -> Decision | None:
@@ -229,6 +234,11 @@ class Group:
         return dataclasses.replace(self._any_method(), rule="connection control")
 
 
+def _shown(call: Call) -> str:
+    """A called method as a reason may repeat it: what does not look like one is not repeated."""
+    return call.method if METHOD_NAME.fullmatch(call.method) else "the JSON-RPC method"
+
+
 def _operation_matches(rule: Rule, operation: Operation, denying: bool) -> bool:
     """Type, name and root fields (spec 1.13): an allow rule needs all fields to match, a deny rule any."""
     if rule.kind != "graphql" or rule.operation_type not in ("*", operation.type.lower()):
@@ -252,10 +262,10 @@ class Site:
             if endpoint.inspects:
                 paths.setdefault(endpoint.path, []).append(endpoint)
         # The most specific path first: the first group whose route takes a request governs it.
+        denying = any(endpoint.deny_rules for endpoint in endpoints)
         self.groups = tuple(
-            Group(self.connection, found)
-            for _, found in sorted(paths.items(), key=lambda item: -specificity(item[0]))
-        )  # fmt: skip
+            Group(self.connection, paths[path], denying) for path in sorted(paths, key=specificity, reverse=True)
+        )
         limit = max((group.body_limit for group in self.groups), default=0)
         self.connection = dataclasses.replace(connection, body_limit=limit)
         # Most policies have one group without a path and without bodies: one look-up each for deny and allow.
