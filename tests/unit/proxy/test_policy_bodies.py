@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from openshell_proxy.policy import Decision, Intent, Policy, Request, load_policy
-from openshell_proxy.policy.graphql import operations_of_message, operations_of_request
+from openshell_proxy.policy.graphql import Operation, operations_of_message, operations_of_request
 from openshell_proxy.policy.jsonbody import BodyError
 from openshell_proxy.policy.jsonrpc import Call, Frames, parse_frames
 
@@ -204,6 +204,7 @@ def test_what_operations_a_document_holds() -> None:
         ({"query": "{ a }", "id": "x"}, "must not be combined"),
         ({"id": "x", "queryId": "y"}, "must not be combined"),
         ({"query": "{ a }", "QUERY": "{ b }"}, "in case only"),
+        ({"id": "x", "extensions": {"persistedQuery": {"sha256Hash": "y"}}}, "must not be combined"),
         ({"extensions": []}, "must be an object"),
         ({"extensions": {"persistedQuery": {"version": 1}}}, "sha256Hash"),
     ],
@@ -258,6 +259,8 @@ def test_graphql_decisions(body: Any, allowed: bool) -> None:
 def test_persisted_queries_need_the_registry_and_leave_to_use_it() -> None:
     reason = "GraphQL persisted query is not registered"
     assert ask(load("graphql", **GRAPHQL), {"id": "unknown"}).reason == reason
+    both = Operation("", "", (), True, "unknown", "abc")  # a hash is not made good by an identifier
+    assert ask(load("graphql", **GRAPHQL), None, parsed=(both,)).reason == reason
     assert ask(load("graphql", **{**GRAPHQL, "persisted_queries": "deny"}), {"id": "abc"}).reason == reason
 
 

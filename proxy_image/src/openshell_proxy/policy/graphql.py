@@ -90,6 +90,8 @@ def _operation(envelope: Any) -> Operation:
         return _document(envelope["query"], name, digest)
     if not ids and not digest:
         raise BodyError("missing GraphQL query")
+    if ids and digest:
+        raise BodyError("a persisted query's identifier and its hash must not be combined")
     return Operation("", name, (), True, digest, envelope[ids[0]] if ids else "")
 
 

@@ -161,7 +161,7 @@ class Group:
         if not operation.persisted or operation.type:
             return operation
         for endpoint in self.endpoints:
-            found = endpoint.persisted.get(operation.hash) or endpoint.persisted.get(operation.id)
+            found = endpoint.persisted.get(operation.hash or operation.id)
             if endpoint.persisted_allowed and found is not None:
                 return found
         return None
