@@ -100,11 +100,7 @@ def refused_event(intent: Intent) -> dict[str, Any]:
     event = Event("tunnel" if asked else "connect", False, intent.host, intent.port, policy=decision.policy)
     if asked:
         event.method, event.path, event.engine = asked.method, asked.path, decision.layer
-        event.refused(
-            denied_request(
-                asked.method, intent.host, intent.port, asked.path, decision.policy, "", "l7", decision.reason
-            )
-        )
+        event.refused(denied_request(intent, decision))
     else:
         event.refused(denied_connection(intent.host, intent.port, decision.reason))
     return events_of(event.line("test"))[0]

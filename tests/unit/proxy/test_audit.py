@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from loopback import HOST, World, hello, rest
 from openshell_proxy import audit
 from openshell_proxy.audit import Audit, Event, RotatingFile, redacted
+from openshell_proxy.policy import Decision, Intent, Request
 from openshell_proxy.refusal import denied_request
 
 
@@ -229,7 +230,8 @@ def test_the_documented_line_is_the_line() -> None:
     documented = json.loads(text.partition("```json\n")[2].partition("```")[0])
     one = Event("tunnel", False, "api.example.com", 443, "POST", "/repos/a/issues", policy="github", rule="GET /**",
                 engine="l7")  # fmt: skip
-    one.refused(denied_request("POST", "api.example.com", 443, "/repos/a/issues", "github", "GET /**", "l7", "no"))
+    asked = Intent("api.example.com", 443, Request("POST", "/repos/a/issues", {}))
+    one.refused(denied_request(asked, Decision(False, "no", policy="github", layer="l7", protocol="rest")))
     one.reason, one.bytes_out = "POST /repos/a/issues not permitted by policy", 118
     record = json.loads(one.line("demo", 3))
     for changing in ("time", "duration"):
