@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from openshell_proxy.audit import Event
-from openshell_proxy.policy import Decision, Intent, Policy, Request
+from openshell_proxy.policy import MESSAGE, Decision, Intent, Policy, Request
 from openshell_proxy.relay.stream import Stream
 
 if TYPE_CHECKING:
     from openshell_proxy.pipeline import Generation, Pipeline
     from openshell_proxy.relay.websocket import JudgedWebSocket
 
-METHOD = "WEBSOCKET_TEXT"
 RELOADED = (1012, "the policy was reloaded; connect again")
 
 
@@ -56,9 +55,9 @@ class Messages:
         """One message's decision and its line in the audit log; nothing of the text is in either."""
         asked, upgrade = self._intent, self._intent.request
         assert upgrade is not None
-        request = Request(METHOD, upgrade.path, upgrade.query, text)
+        request = Request(MESSAGE, upgrade.path, upgrade.query, text)
         decision = self._policy.decide(Intent(asked.host, asked.port, request))
-        event = Event(self._event.entrance, decision.allowed, asked.host, asked.port, METHOD, upgrade.path)
+        event = Event(self._event.entrance, decision.allowed, asked.host, asked.port, MESSAGE, upgrade.path)
         event.decided(decision)
         event.bytes_out = len(text)
         self._pipeline.audit.event(event)

@@ -18,6 +18,7 @@ from openshell_proxy.policy.graphql import Operation
 from openshell_proxy.policy.hosts import HostPatternError, check_dns_name, check_host_pattern
 from openshell_proxy.policy.jsonrpc import TOOLS_CALL
 from openshell_proxy.policy.model import (
+    MESSAGE,
     NOT_INSPECTED,
     PROTOCOLS,
     Credentials,
@@ -238,7 +239,7 @@ class EndpointReader:
 
     def _check_messages(self, allow: tuple[Rule, ...], deny: tuple[Rule, ...]) -> None:
         both = (*allow, *deny)
-        if any(rule.kind == "graphql" for rule in both) and any(rule.method == "WEBSOCKET_TEXT" for rule in both):
+        if any(rule.kind == "graphql" for rule in both) and any(rule.method == MESSAGE for rule in both):
             self._error("rules", "WEBSOCKET_TEXT cannot stand beside GraphQL rules: messages are judged as operations")
 
     def _mcp(self) -> dict[str, yaml.Node]:
