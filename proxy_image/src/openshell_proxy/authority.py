@@ -9,12 +9,12 @@ Profiles: RFC 5280; what Python 3.13's strict verification, Go, Java, OpenSSL an
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import ipaddress
 import os
 import ssl
 from collections import OrderedDict
-from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -96,30 +96,34 @@ class Authority:
         self._key = key
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         self._leaf_key_pem = _key_pem(self._leaf_key)
-        self._contexts: OrderedDict[str, tuple[datetime.datetime, ssl.SSLContext]] = OrderedDict()
+        self._contexts: OrderedDict[tuple[str, bool], tuple[datetime.datetime, ssl.SSLContext]] = OrderedDict()
 
     @property
     def certificate_pem(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
-    def context(self, host: str) -> ssl.SSLContext:
-        """A server context with a valid leaf for *host*, which must also be what the client's SNI says, if any."""
+    def context(self, host: str, http2: bool = False) -> ssl.SSLContext:
+        """A server context with a valid leaf for *host*, which must also be what the client's SNI says, if any.
+
+        With *http2* that is what a client gets that offers it; without, one that offers nothing else still gets it, so
+        that it can be told over it that the origin does not speak it.
+        """
         now = datetime.datetime.now(datetime.UTC)
-        found = self._contexts.get(host)
+        found = self._contexts.get((host, http2))
         if found is not None and found[0] > now:
-            self._contexts.move_to_end(host)
+            self._contexts.move_to_end((host, http2))
             return found[1]
-        context = self._new_context(host, now)
-        self._contexts[host] = (now + datetime.timedelta(hours=LEAF_HOURS - RENEW_HOURS), context)
+        context = self._new_context(host, now, http2)
+        self._contexts[host, http2] = (now + datetime.timedelta(hours=LEAF_HOURS - RENEW_HOURS), context)
         if len(self._contexts) > CONTEXTS:
             self._contexts.popitem(last=False)
         return context
 
-    def _new_context(self, host: str, now: datetime.datetime) -> ssl.SSLContext:
+    def _new_context(self, host: str, now: datetime.datetime, http2: bool) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1", "h2"])
         _load_chain(context, self._leaf_key_pem + self._leaf(host, now))
 
         def named(_socket: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext) -> int | None:
@@ -166,10 +170,22 @@ def _load_chain(context: ssl.SSLContext, pem: bytes) -> None:
         os.close(descriptor)
 
 
-def upstream_context(extra_roots: str, alpn: tuple[Literal["http/1.1"], ...] = ("http/1.1",)) -> ssl.SSLContext:
-    """The client context for upstream connections: system roots and *extra_roots* (PEM, may be empty)."""
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class UpstreamTls:
+    """Client contexts with the same trust: ``http1`` offers HTTP/1.1 alone, ``http2`` both, as the origin likes."""
+
+    http1: ssl.SSLContext
+    http2: ssl.SSLContext
+
+
+def upstream_context(extra_roots: str) -> UpstreamTls:
+    """The client contexts for upstream connections: system roots and *extra_roots* (PEM, may be empty)."""
+    return UpstreamTls(_client_context(extra_roots, ["http/1.1"]), _client_context(extra_roots, ["h2", "http/1.1"]))
+
+
+def _client_context(extra_roots: str, alpn: list[str]) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    context.set_alpn_protocols(list(alpn))
+    context.set_alpn_protocols(alpn)
     if extra_roots:
         context.load_verify_locations(cadata=extra_roots)
     return context

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from openshell_proxy import __version__
-from openshell_proxy.authority import bundle, upstream_context
+from openshell_proxy.authority import UpstreamTls, bundle, upstream_context
 from openshell_proxy.pipeline import Generation
 from openshell_proxy.policy import Policy, PolicyError, deny_all, load_policy
 from openshell_proxy.relay.dialer import Dialer
@@ -93,7 +93,7 @@ class Configuration:
             self.error = str(error)
         return self.generation.policy if self.generation else deny_all()
 
-    def _trust(self, data: bytes) -> ssl.SSLContext:
+    def _trust(self, data: bytes) -> UpstreamTls:
         if self.generation and digest(data) == self.trusted_digest:
             return self.generation.tls
         try:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from openshell_proxy.audit import Audit, Event
+from openshell_proxy.authority import UpstreamTls
 from openshell_proxy.destination import DestinationError, Guard
 from openshell_proxy.messages import Messages
 from openshell_proxy.policy import Decision, Intent, Policy
@@ -43,7 +43,7 @@ class Generation:
 
     number: int
     policy: Policy
-    tls: ssl.SSLContext
+    tls: UpstreamTls
     dialer: Dialer
 
 
@@ -161,6 +161,21 @@ class Pipeline:
                 self.audit.ended(event)
             else:
                 self.audit.event(event)
+
+    async def stream(self, intent: Intent, event: Event, relay: Callable[[tuple[str, ...]], Awaitable[None]]) -> None:
+        """One request of HTTP/2 from decision to the response's last byte; *relay* carries it to the addresses given.
+
+        Without its body: where the policy needs that for its decision, the request is refused.
+        """
+        try:
+            _, addresses = await self.admit(intent, event)
+            event.allowed = True
+            await relay(addresses)
+        except Refusal as refusal:
+            event.refused(refusal)
+            raise
+        finally:
+            self.audit.event(event)
 
 
 def _denied(intent: Intent, decision: Decision) -> Refusal:

@@ -40,9 +40,13 @@ class Refusal(Exception):
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
     retry_after: int = 0
 
+    def body(self) -> bytes:
+        """The JSON that the agent reads."""
+        return json.dumps({"error": self.code, "detail": self.detail, **self.more}, ensure_ascii=True).encode()
+
     def response(self, head_only: bool = False) -> bytes:
         """The whole HTTP/1.1 response; a HEAD request gets no body."""
-        body = json.dumps({"error": self.code, "detail": self.detail, **self.more}, ensure_ascii=True).encode()
+        body = self.body()
         head = (
             f"HTTP/1.1 {self.status} {REASONS[self.status]}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n"

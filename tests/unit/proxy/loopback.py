@@ -47,6 +47,7 @@ class Origin:
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
         self.connections = 0
+        self.received = 0  # bytes, of all connections
         self.closed = asyncio.Event()  # set whenever the peer of a connection has ended it
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,6 +58,13 @@ class Origin:
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        take = reader.feed_data
+
+        def feed_data(data: bytes) -> None:
+            self.received += len(data)
+            take(data)
+
+        reader.feed_data = feed_data  # type: ignore[method-assign]
         task = asyncio.get_running_loop().create_task(self._run(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

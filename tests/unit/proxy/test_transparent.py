@@ -172,7 +172,7 @@ async def test_a_host_header_that_is_not_the_server_name_is_misdirected(world: W
     client = await secured(world)
     await client.send(get(f"other.test:{there.port}"))
     assert (await client.response()).status == 421
-    assert there.connections == 0
+    assert there.received == 0
 
 
 @pytest.mark.parametrize("name", [None, "127.0.0.2", "2130706434", "a..b", "bad!name", "x" * 64])
@@ -185,7 +185,7 @@ async def test_a_hello_without_a_host_name_is_refused_with_an_alert(world: World
     details = [one["status_detail"] for one in await world.events() if one.get("action_id") == 2]
     assert len(details) == 1
     assert ("is not a host name" if name else "has no server name (SNI)") in details[0]
-    assert there.connections == 0
+    assert there.received == 0
 
 
 @pytest.mark.parametrize("size", [300, 1500, 9000])

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from openshell_proxy.audit import Entrance, Event
 from openshell_proxy.authority import Authority
 from openshell_proxy.entrances.authority_form import parse_authority
+from openshell_proxy.entrances.http2 import ClientConnection
 from openshell_proxy.entrances.peek import Kind, first_kind, readable
 from openshell_proxy.entrances.requests import LINGER_SECONDS, Requests, within_tunnel
 from openshell_proxy.pipeline import Generation, Pipeline
@@ -79,7 +80,7 @@ class Tunnel:
         if kind in ("tls", "http"):
             if upstream is not None:
                 upstream.close()
-            await self.requests(event.host, event.port, kind == "tls")
+            await self.requests(event.host, event.port, kind == "tls", addresses)
         elif kind == "silent":
             self.sock.close()
             if upstream is not None:
@@ -130,15 +131,19 @@ class Tunnel:
         denied = Event(self.entrance, False, event.host, event.port, policy=event.policy, engine=engine, reason=reason)
         self.pipeline.audit.event(denied)
 
-    async def requests(self, host: str, port: int, tls: bool) -> None:
-        """Be the destination's end of what the client says: each request is judged by itself, whatever was before."""
+    async def requests(self, host: str, port: int, tls: bool, addresses: tuple[str, ...] = ()) -> None:
+        """Be the destination's end of what the client says: each request is judged by itself, whatever was before.
+
+        The client is offered the version of HTTP that the destination at *addresses* speaks; without any, HTTP/1.1.
+        """
         loop = asyncio.get_running_loop()
         client = Stream()
         limits = self.pipeline.limits
         origin = Origin(host, port, tls)
         try:
             if tls:
-                context = self.authority.context(host)
+                http2 = bool(addresses) and await self.pipeline.pool.speaks_http2(origin, addresses)
+                context = self.authority.context(host, http2)
                 await loop.connect_accepted_socket(
                     lambda: client, self.sock, ssl=context, ssl_handshake_timeout=limits.handshake
                 )
@@ -149,6 +154,9 @@ class Tunnel:
             reason = f"TLS with the client failed ({why}); it may pin its certificates: tls: skip passes it uninspected"
             self._deny(Event(self.entrance, False, host, port), reason, "tls")
             self.sock.close()
+            return
+        if client.alpn() == "h2":
+            await ClientConnection(self.pipeline, origin).serve(client)
             return
         await Requests(self.pipeline, client, "tunnel", within_tunnel(origin), origin).serve(limits.first_head)
 

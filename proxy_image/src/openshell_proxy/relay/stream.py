@@ -162,6 +162,11 @@ class Stream(asyncio.Protocol):
         if self.lost:
             raise ConnectionError("the connection is gone")
 
+    def alpn(self) -> str | None:
+        """The protocol that TLS agreed on (RFC 7301)."""
+        tls = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        return tls.selected_alpn_protocol() if tls is not None else None
+
     def close(self) -> None:
         if self.transport is not None:
             self.transport.close()

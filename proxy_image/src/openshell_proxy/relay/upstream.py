@@ -12,7 +12,10 @@ import socket
 import ssl
 from collections.abc import Sequence
 
+from openshell_proxy.authority import UpstreamTls
 from openshell_proxy.relay.dialer import Dialer, UpstreamError
+from openshell_proxy.relay.http2 import Side
+from openshell_proxy.relay.http2_upstream import Site, Sites, Upstream
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.settings import Limits
 
@@ -57,11 +60,12 @@ class UpstreamStream(Stream):
 class Pool:
     """Idle connections by origin. One is reused only at an address that was validated for the request at hand."""
 
-    def __init__(self, limits: Limits, tls: ssl.SSLContext, dialer: Dialer) -> None:
+    def __init__(self, limits: Limits, tls: UpstreamTls, dialer: Dialer) -> None:
         self.limits = limits
         self.tls = tls
         self.dialer = dialer
         self.era = 0  # grows whenever trust or the way out changes
+        self.sites = Sites()
         self._idle: dict[Origin, list[tuple[UpstreamStream, asyncio.TimerHandle]]] = {}
 
     async def connect(self, origin: Origin, addresses: Sequence[str], fresh: bool = False) -> UpstreamStream:
@@ -72,18 +76,63 @@ class Pool:
                     self._forget(stream)
                     stream.reused = True
                     return stream
+        try:
+            return await self._dial(origin, addresses, self.tls.http1)
+        except UpstreamError:
+            if origin.tls:
+                self.sites[origin].speaks = None
+            raise
+
+    async def speaks_http2(self, origin: Origin, addresses: Sequence[str]) -> bool:
+        """Whether the *origin* speaks HTTP/2; asked by a connection that then serves the first request.
+
+        One that cannot be reached does not: its requests will tell why.
+        """
+        site = self.sites[origin]
+        async with site.dialling:
+            if site.speaks is None:
+                try:
+                    await self._dial_either(site, origin, addresses)
+                except UpstreamError:
+                    return False
+        return bool(site.speaks)
+
+    async def open_stream(self, origin: Origin, addresses: Sequence[str]) -> Side:
+        """A new HTTP/2 stream to *origin* at one of *addresses*. Raises :class:`UpstreamError`."""
+        site = self.sites[origin]
+        found = site.free(addresses)
+        if found is None:
+            async with site.dialling:  # one connection for all who wait for one
+                found = site.free(addresses)
+                if found is None and site.speaks is not False:
+                    found = await self._dial_either(site, origin, addresses)
+        if found is None:
+            raise UpstreamError("it speaks HTTP/1.1 only, and the client offers HTTP/2 only")
+        return found.open()
+
+    async def _dial_either(self, site: Site, origin: Origin, addresses: Sequence[str]) -> Upstream | None:
+        """A new connection: with HTTP/2 for *site*, with HTTP/1.1 (None) for whoever comes next for that."""
+        site.speaks = None
+        stream = await self._dial(origin, addresses, self.tls.http2)
+        site.speaks = stream.alpn() == "h2"
+        if site.speaks:
+            return site.adopt(stream, stream.address, self.limits.pool_idle)
+        self.keep(stream)
+        return None
+
+    async def _dial(self, origin: Origin, addresses: Sequence[str], tls: ssl.SSLContext) -> UpstreamStream:
         era = self.era
         sock, address = await self.dialer.dial(origin.host, addresses, origin.port)
         stream = UpstreamStream(origin, address, era)
-        await self._attach(stream, sock, origin)
+        await self._attach(stream, sock, origin, tls)
         return stream
 
-    async def _attach(self, stream: UpstreamStream, sock: socket.socket, origin: Origin) -> None:
+    async def _attach(self, stream: UpstreamStream, sock: socket.socket, origin: Origin, tls: ssl.SSLContext) -> None:
         loop = asyncio.get_running_loop()
         try:
             if origin.tls:
                 await loop.create_connection(
-                    lambda: stream, sock=sock, ssl=self.tls, server_hostname=origin.host,
+                    lambda: stream, sock=sock, ssl=tls, server_hostname=origin.host,
                     ssl_handshake_timeout=self.limits.handshake,
                 )  # fmt: skip
             else:
@@ -121,13 +170,14 @@ class Pool:
         self._forget(stream)
         stream.close()
 
-    def renew(self, tls: ssl.SSLContext, dialer: Dialer) -> None:
+    def renew(self, tls: UpstreamTls, dialer: Dialer) -> None:
         """Trust or the way out has changed: nothing that was made the old way serves another request."""
         self.tls, self.dialer, self.era = tls, dialer, self.era + 1
         self.clear()
 
     def clear(self) -> None:
         """Close what is idle."""
+        self.sites.clear()
         for idle in list(self._idle.values()):
             for stream, _ in list(idle):
                 self.drop(stream)

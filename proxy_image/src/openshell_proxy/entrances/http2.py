@@ -1,0 +1,207 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Entrance for HTTP/2 within an intercepted tunnel: every stream is one request, judged by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from urllib.parse import quote
+
+from h2.errors import ErrorCodes
+from h2.exceptions import H2Error
+
+from openshell_proxy.audit import Event
+from openshell_proxy.entrances.authority_form import parse_authority, render_host
+from openshell_proxy.pipeline import Pipeline
+from openshell_proxy.policy import Intent, Request, TargetError, canonical_path, parse_query
+from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.exchange import Broken
+from openshell_proxy.relay.http1 import Header
+from openshell_proxy.relay.http2 import Budget, Endpoint, Side
+from openshell_proxy.relay.http2_exchange import StreamExchange
+from openshell_proxy.relay.http2_head import Head, Malformed, read_head, too_large
+from openshell_proxy.relay.stream import Stream
+from openshell_proxy.relay.upstream import Origin
+
+STREAM_WINDOW = 1_048_576
+FRAME = 16_384  # 64 of them is what the library gathers of one header section
+MAX_STREAMS = 100
+RESETS_BURST, RESETS_PER_SECOND = 200, 50.0
+# gRPC's own words for our statuses: permission denied, unavailable; all else is internal.
+_GRPC_STATUS = {403: 7, 502: 14, 503: 14}
+
+
+class ClientConnection(Endpoint):
+    """A client's connection in a tunnel to *origin*."""
+
+    def __init__(self, pipeline: Pipeline, origin: Origin) -> None:
+        super().__init__(False, STREAM_WINDOW, FRAME, MAX_STREAMS, pipeline.limits.head)
+        self.pipeline = pipeline
+        self.origin = origin
+        self.ended = asyncio.Event()
+        self.resets = Budget(RESETS_BURST, RESETS_PER_SECOND)
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._idle_timer = self._loop.call_later(pipeline.limits.first_head, self.retire)
+
+    async def serve(self, client: Stream) -> None:
+        """Serve what comes on *client* until it is over."""
+        unwatch = self.pipeline.watch(lambda _: self.retire())  # what is asked next is asked anew (spec 2.5)
+        try:
+            assert client.transport is not None
+            self.begin(client.transport, client.consume(len(client.buffer)))
+            if client.lost:
+                self.connection_lost(None)
+            await self.ended.wait()
+        finally:
+            unwatch()
+            self._idle_timer.cancel()
+            for task in self.tasks:
+                task.cancel()
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.ended.set()
+
+    def failed(self, why: str) -> None:
+        self._audit_bad(Event("tunnel", False, self.origin.host, self.origin.port), f"HTTP/2 broken: {why}", 0)
+
+    def _audit_bad(self, event: Event, reason: str, status: int) -> None:
+        event.reason, event.status = reason, status
+        self.pipeline.audit.event(event)
+
+    def opened(self, number: int, fields: list[Header]) -> None:
+        if self.leaving or len(self.streams) >= MAX_STREAMS:
+            self.core.reset_stream(number, ErrorCodes.REFUSED_STREAM)
+            self._count_reset()
+            return
+        self._idle_timer.cancel()
+        side = self.streams[number] = Side(self, number)
+        try:
+            head = read_head(fields, "request")
+        except Malformed as error:
+            self._audit_bad(Event("tunnel", False, self.origin.host, self.origin.port), str(error), 0)
+            side.reset(ErrorCodes.PROTOCOL_ERROR)
+            self._count_reset()
+            return
+        side.expected = head.length
+        task = self._loop.create_task(self._serve(side, head, too_large(fields, self.pipeline.limits.head)))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        side.on_reset = functools.partial(_cancel, task)
+
+    def _on_reset(self, number: int, code: int) -> None:
+        super()._on_reset(number, code)
+        self._count_reset()
+
+    def _count_reset(self) -> None:
+        """Streams that are opened to be thrown away cost us more than the client (CVE-2023-44487)."""
+        if not self.resets.spend():
+            self.fail(ErrorCodes.ENHANCE_YOUR_CALM, "too many streams are reset")
+
+    def over(self, side: Side) -> None:
+        super().over(side)
+        if not self.streams and not self.gone:
+            self._idle_timer.cancel()
+            if self.leaving:
+                self._loop.call_soon(self.close)
+            else:
+                self._idle_timer = self._loop.call_later(self.pipeline.limits.keep_alive, self.retire)
+
+    async def _serve(self, side: Side, head: Head, large: bool) -> None:
+        try:
+            await self._one(side, head, large)
+            if not side.closed:
+                side.reset(ErrorCodes.NO_ERROR)  # answered before it was asked to the end (RFC 9113, 8.1)
+        except Refusal as refusal:
+            self._refuse(side, head, refusal)
+        except Broken:
+            pass
+        except asyncio.CancelledError:
+            side.reset(ErrorCodes.CANCEL)
+        except (OSError, H2Error):
+            side.reset(ErrorCodes.INTERNAL_ERROR)
+
+    async def _one(self, side: Side, head: Head, large: bool) -> None:
+        origin, method = self.origin, head.pseudo[b":method"].decode("ascii")
+        event = Event("tunnel", False, origin.host, origin.port, method)
+        try:
+            if large:
+                raise Refusal(431, "request_header_too_large", "the request's head is larger than 16 KiB")
+            intent, query = self._intent(head, method)
+        except Refusal as refusal:
+            self._audit_bad(event, refusal.detail, refusal.status)
+            raise
+        assert intent.request is not None
+        event.path = intent.request.path
+        path = intent.request.path + (f"?{query}" if query else "")
+        fields = self._fields(head, path)
+
+        async def relay(addresses: tuple[str, ...]) -> None:
+            async def open_stream() -> Side:
+                return await self.pipeline.pool.open_stream(origin, addresses)
+
+            await StreamExchange(side, method, fields, open_stream, event).run()
+
+        await self.pipeline.stream(intent, event, relay)
+
+    def _intent(self, head: Head, method: str) -> tuple[Intent, str]:
+        """What is asked, in the one form that policy knows; whatever it says, it goes to the tunnel's host or nowhere."""
+        host, port = self.origin.host, self.origin.port
+        for named in (head.pseudo[b":authority"], head.value(b"host")):
+            if named is not None and not self._is_ours(named):
+                raise Refusal(421, "misdirected_request", "the request is not for the host of the tunnel")
+        if head.pseudo[b":scheme"] != b"https":
+            raise Refusal(400, "invalid_request", "the scheme of a request over TLS is https")
+        target = head.pseudo[b":path"].decode("latin-1")
+        if target == "*" or not target.startswith("/"):
+            raise Refusal(400, "invalid_request_target", "the request target is not a path")
+        connection = self.pipeline.generation.policy.decide(Intent(host, port))
+        try:
+            path, query = canonical_path(target, allow_encoded_slash=connection.allow_encoded_slash)
+            return Intent(host, port, Request(method, path, parse_query(query))), query
+        except TargetError as error:
+            raise Refusal(400, "invalid_request_target", f"the request target is refused: {error.code}") from None
+
+    def _is_ours(self, authority: bytes) -> bool:
+        try:
+            return parse_authority(authority.decode("latin-1"), 443) == (self.origin.host, self.origin.port)
+        except Refusal:
+            return False
+
+    def _fields(self, head: Head, path: str) -> list[Header]:
+        """What the destination gets: the canonical path, the tunnel's authority, the other fields as they came."""
+        return [
+            (b":method", head.pseudo[b":method"]),
+            (b":scheme", b"https"),
+            (b":authority", render_host(self.origin.host, self.origin.port, 443)),
+            (b":path", path.encode("ascii")),
+            *(field for field in head.fields if field[0] != b"host"),
+        ]
+
+    def _refuse(self, side: Side, head: Head, refusal: Refusal) -> None:
+        """Answer on this stream alone; a gRPC client is told in the words that its caller sees (trailers only)."""
+        status = (b":status", str(refusal.status).encode())
+        policy = [(b"x-openshell-policy", refusal.policy.encode("ascii", "replace"))] if refusal.policy else []
+        if (head.value(b"content-type") or b"").startswith(b"application/grpc"):
+            code = str(_GRPC_STATUS.get(refusal.status, 13)).encode()
+            message = quote(f"{refusal.code}: {refusal.detail}", safe=" !#$&'()*+,/:;=?@[]").encode()
+            grpc = [(b"content-type", b"application/grpc"), (b"grpc-status", code), (b"grpc-message", message)]
+            side.send_head([status, *policy, *grpc], end=True)
+        else:
+            body = refusal.body()
+            fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            empty = head.pseudo[b":method"] == b"HEAD"
+            side.send_head([status, *policy, *fields], end=empty)
+            if not empty:
+                side.send(body)
+                side.finish()
+        if not side.got_end and not side.queue:
+            side.reset(ErrorCodes.NO_ERROR)
+
+
+def _cancel(task: asyncio.Task[None], _code: int | None) -> None:
+    task.cancel()

@@ -1,0 +1,482 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An HTTP/2 connection and its streams, either end, with back-pressure per stream (RFC 9113).
+
+Frames and HPACK are the ``h2`` library's. What a stream receives its counterpart on the other connection sends, and
+only then is the sender's window opened again: a body takes no more memory than one window, and a stream that stands
+still holds up no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+from h2 import events
+from h2.config import H2Configuration
+from h2.connection import AllowedStreamIDs, H2Connection
+from h2.errors import ErrorCodes
+from h2.exceptions import H2Error
+from h2.settings import SettingCodes, Settings
+from h2.stream import H2Stream
+from hyperframe.frame import Frame, GoAwayFrame
+
+from openshell_proxy.relay.http1 import Header
+from openshell_proxy.relay.http2_head import Head, Malformed, read_head
+from openshell_proxy.relay.stream import HIGH_WATER
+
+TURN = 65_536  # bytes that a stream may send before it is another's turn
+UNREAD = 2_097_152  # bytes written that a peer does not read, beyond which it is given up
+CONNECTION_WINDOW = 16_777_216
+HEAD_HARD_LIMIT = 262_144  # a header list beyond which the connection ends (RFC 9113, 10.5.1)
+JUNK_BURST, JUNK_PER_SECOND = 1000, 200.0
+
+
+class Budget:
+    """How often something may happen: *burst* at once, and *rate* each second after."""
+
+    def __init__(self, burst: int, rate: float) -> None:
+        self.burst, self.rate = burst, rate
+        self.left, self.at = float(burst), time.monotonic()
+
+    def spend(self) -> bool:
+        """Take one; False when there is none."""
+        now = time.monotonic()
+        self.left = min(self.burst, self.left + (now - self.at) * self.rate) - 1
+        self.at = now
+        return self.left >= 0
+
+
+class Core(H2Connection):
+    """The library's state of a connection, without what does not fit a relay.
+
+    A GOAWAY leaves the streams below its number to end in peace (RFC 9113, 6.8), where the library drops them; a body
+    of the wrong length is found by :class:`Side`, which also sees one that trailers or a head end.
+    """
+
+    MAX_CLOSED_STREAMS = 4096
+
+    def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
+        stream = super()._begin_new_stream(stream_id, allowed_ids)
+        stream._initialize_content_length = _ignore  # type: ignore[method-assign, assignment]
+        return stream
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[events.Event]]:
+        event = events.ConnectionTerminated()
+        event.error_code, event.last_stream_id = frame.error_code, frame.last_stream_id
+        return [], [event]
+
+
+def _ignore(_headers: Any) -> None:
+    pass
+
+
+class Side:
+    """One stream on one connection. ``other`` is its counterpart: what this one receives the other one sends."""
+
+    def __init__(self, endpoint: Endpoint, number: int) -> None:
+        self.endpoint = endpoint
+        self.number = number
+        self.other: Side | None = None
+        self.early: list[bytes] = []  # what came before there was a counterpart
+        self.early_trailers: list[Header] | None = None
+        self.queue: deque[bytes] = deque()
+        self.trailers: list[Header] | None = None
+        self.ending = self.sent_end = self.got_head = self.got_end = self.closed = False
+        self.expected: int | None = None
+        self.received = 0
+        self.sent = 0
+        self.on_head: Callable[[Head, bool], None] | None = (
+            None  # a response's head, interim ones too; whether it is all
+        )
+        self.on_reset: Callable[[int | None], None] | None = None  # error code; None: the connection is gone
+        self.on_sent: Callable[[], None] | None = None  # all of it is on its way
+
+    # What the endpoint calls.
+
+    def got_data(self, data: bytes, flow: int) -> None:
+        """*flow* is what the frame took of the window, padding included."""
+        self.received += len(data)
+        if self.expected is not None and self.received > self.expected:
+            raise Malformed("the body is longer than its Content-Length")
+        if flow > len(data):
+            self.accepted(flow - len(data))
+        if not data:
+            return
+        if self.other is None:
+            self.early.append(data)
+        elif self.other.closed or self.other.sent_end:
+            self.accepted(len(data))
+        else:
+            self.other.send(data)
+
+    def got_trailers(self, trailers: list[Header]) -> None:
+        if self.other is None:
+            self.early_trailers = trailers
+        else:
+            self.other.trailers = trailers
+
+    def ended(self) -> None:
+        if self.expected is not None and self.received != self.expected:
+            raise Malformed("the body is shorter than its Content-Length")
+        self.got_end = True
+        if self.other is not None:
+            self.other.finish()
+        self._maybe_over()
+
+    def accepted(self, count: int) -> None:
+        """*count* bytes of what came here are on their way: their sender may send as many more."""
+        if not self.endpoint.gone:
+            self.endpoint.core.acknowledge_received_data(count, self.number)
+            self.endpoint.flush_soon()
+
+    # What a relay calls.
+
+    def join(self, other: Side) -> None:
+        """Let what comes, and what came already, go to *other*, and the other way."""
+        self.other, other.other = other, self
+        early, self.early = self.early, []
+        other.trailers = self.early_trailers
+        for data in early:
+            other.send(data)
+        if self.got_end:
+            other.finish()
+
+    def send_head(self, fields: list[Header], end: bool = False) -> None:
+        if not self.closed:
+            self.endpoint.core.send_headers(self.number, fields, end_stream=end)
+            self.endpoint.flush_soon()
+            if end:
+                self._sent_all()
+
+    def send(self, data: bytes) -> None:
+        self.queue.append(data)
+        if len(self.queue) == 1:
+            self.pump()
+
+    def finish(self) -> None:
+        """Nothing more comes: end the stream behind what is queued."""
+        self.ending = True
+        if not self.queue:
+            self.pump()
+
+    def pump(self) -> None:
+        """Send what the peer's windows and the connection take, one turn of it."""
+        endpoint = self.endpoint
+        if self.closed or self.sent_end or endpoint.gone:
+            return
+        core, turn = endpoint.core, TURN
+        while self.queue and turn > 0 and not endpoint.paused:
+            data = self.queue[0]
+            size = min(len(data), core.local_flow_control_window(self.number), core.max_outbound_frame_size)
+            if size <= 0:
+                break
+            last = size == len(data) and len(self.queue) == 1 and self.ending and self.trailers is None
+            core.send_data(self.number, data if size == len(data) else data[:size], end_stream=last)
+            if size == len(data):
+                self.queue.popleft()
+            else:
+                self.queue[0] = data[size:]
+            turn -= size
+            self.sent += size
+            if self.other is not None:
+                self.other.accepted(size)
+            if last:
+                self._sent_all()
+        if self.queue:
+            endpoint.waiting[self.number] = self
+            if turn <= 0:
+                endpoint.pump_soon()
+        elif self.ending and not self.sent_end:
+            if self.trailers is not None:
+                core.send_headers(self.number, self.trailers, end_stream=True)
+            else:
+                core.end_stream(self.number)
+            self._sent_all()
+        endpoint.flush_soon()
+
+    def _sent_all(self) -> None:
+        self.sent_end = True
+        self._maybe_over()
+        if self.on_sent is not None:
+            self.on_sent()
+
+    def _maybe_over(self) -> None:
+        if self.sent_end and self.got_end:
+            self.forget()
+
+    def reset(self, code: int) -> None:
+        """End the stream at once, so that the peer sees that it did not end well."""
+        if not self.closed:
+            if not self.endpoint.gone:
+                self.endpoint.core.reset_stream(self.number, code)
+                self.endpoint.flush_soon()
+            self.forget()
+
+    def forget(self) -> None:
+        """The stream is over. What it still held goes back to its sender's window."""
+        self.closed = True
+        held = sum(map(len, self.queue))
+        self.queue.clear()
+        early = sum(map(len, self.early))
+        self.early = []
+        if self.other is not None and held:
+            self.other.accepted(held)
+        if early:
+            self.accepted(early)
+        self.endpoint.over(self)
+
+
+class Endpoint(asyncio.Protocol):
+    """One connection. Subclasses say what a stream that the peer opens means, and what goes when it goes."""
+
+    def __init__(self, client_side: bool, window: int, frame: int, streams: int, head: int) -> None:
+        config = H2Configuration(
+            client_side=client_side, header_encoding=None, validate_inbound_headers=False,
+            normalize_inbound_headers=False, validate_outbound_headers=False, normalize_outbound_headers=False,
+        )  # fmt: skip  # heads are checked by read_head, in one pass, and sent as they came
+        self.core = Core(config)
+        initial = {
+            SettingCodes.ENABLE_PUSH: 0,
+            SettingCodes.INITIAL_WINDOW_SIZE: window,
+            SettingCodes.MAX_FRAME_SIZE: frame,
+            SettingCodes.MAX_CONCURRENT_STREAMS: streams,
+            SettingCodes.MAX_HEADER_LIST_SIZE: head,
+        }
+        self.core.local_settings = Settings(client=client_side, initial_values=initial)
+        self.core.max_inbound_frame_size = frame
+        self.core.decoder.max_header_list_size = HEAD_HARD_LIMIT
+        self.core.initiate_connection()
+        # Streams beyond those announced are refused one by one; only at twice as many the connection ends.
+        initial[SettingCodes.MAX_CONCURRENT_STREAMS] = 2 * streams
+        self.core.local_settings = Settings(client=client_side, initial_values=initial)
+        self.core.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
+        self.transport: asyncio.Transport | None = None
+        self.streams: dict[int, Side] = {}
+        self.waiting: dict[int, Side] = {}
+        self.paused = self.gone = self.leaving = False
+        self.heard = time.monotonic()
+        self.junk = Budget(JUNK_BURST, JUNK_PER_SECOND)
+        self._flushing = self._pumping = False
+        self._loop = asyncio.get_running_loop()
+
+    def begin(self, transport: asyncio.BaseTransport, early: bytes) -> None:
+        """Take over a connection that stands, with what came on it already."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_protocol(self)
+        self.transport.set_write_buffer_limits(HIGH_WATER)
+        self.flush()
+        if early:
+            self.data_received(early)
+        self.transport.resume_reading()
+
+    # What the transport calls.
+
+    def data_received(self, data: bytes) -> None:
+        if self.gone:
+            return
+        self.heard = time.monotonic()
+        try:
+            for event in self.core.receive_data(data):
+                if not self.gone:
+                    self._on_event(event)
+        except H2Error as error:
+            self.fail(int(getattr(error, "error_code", ErrorCodes.PROTOCOL_ERROR)), type(error).__name__)
+            return
+        self.flush()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone = True
+        for side in list(self.streams.values()):
+            side.closed = True
+            if side.on_reset is not None:
+                side.on_reset(None)
+        self.streams.clear()
+        self.waiting.clear()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.pump_soon()
+
+    # Events.
+
+    def _on_event(self, event: events.Event) -> None:
+        kind = type(event)
+        if kind is events.DataReceived:
+            self._on_data(cast(events.DataReceived, event))
+        elif kind is events.WindowUpdated:
+            self._on_window(cast(events.WindowUpdated, event))
+        elif kind is events.StreamEnded:
+            self._with(cast(events.StreamEnded, event).stream_id, Side.ended)
+        elif kind is events.RequestReceived:
+            request = cast(events.RequestReceived, event)
+            self.opened(request.stream_id, request.headers)
+        elif kind in (events.ResponseReceived, events.InformationalResponseReceived, events.TrailersReceived):
+            self._on_headers(event)
+        elif kind is events.StreamReset:
+            reset = cast(events.StreamReset, event)
+            self._on_reset(reset.stream_id, int(reset.error_code or 0))
+        elif kind is events.ConnectionTerminated:
+            self.left_by_peer(int(cast(events.ConnectionTerminated, event).last_stream_id or 0))
+        elif kind is events.RemoteSettingsChanged:
+            self._spend()
+            self.pump_soon()
+        elif kind in (events.PingReceived, events.PriorityUpdated, events.UnknownFrameReceived):
+            self._spend()
+
+    def _spend(self) -> None:
+        """Frames that move nothing are welcome in moderation (RFC 9113, 10.5)."""
+        if not self.junk.spend():
+            self.fail(ErrorCodes.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
+
+    def _on_data(self, event: events.DataReceived) -> None:
+        side = self.streams.get(event.stream_id)
+        data = event.data or b""
+        if not data and event.stream_ended is None:
+            self._spend()
+        if side is None:
+            if not self.gone:
+                self.core.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
+            return
+        try:
+            side.got_data(data, event.flow_controlled_length or 0)
+        except Malformed:
+            self._malformed(side)
+
+    def _on_window(self, event: events.WindowUpdated) -> None:
+        if not event.stream_id:
+            if self.waiting:
+                self.pump_soon()
+        elif (side := self.waiting.get(event.stream_id)) is not None:
+            side.pump()
+        else:
+            self._spend()
+
+    def _on_headers(self, event: events.Event) -> None:
+        received = cast(events.ResponseReceived, event)
+        side = self.streams.get(received.stream_id)
+        if side is None:
+            return
+        try:
+            trailers = isinstance(event, events.TrailersReceived)
+            head = read_head(received.headers, "trailers" if trailers else "response")
+            if trailers:
+                side.got_trailers(head.fields)
+            elif side.on_head is not None:
+                side.on_head(head, received.stream_ended is not None)
+        except Malformed:
+            self._malformed(side)
+
+    def _with(self, number: int, call: Callable[[Side], None]) -> None:
+        side = self.streams.get(number)
+        if side is not None:
+            try:
+                call(side)
+            except Malformed:
+                self._malformed(side)
+
+    def _malformed(self, side: Side) -> None:
+        """The peer broke the rules on one stream: that one ends (RFC 9113, 8.1.1)."""
+        on_reset = side.on_reset
+        side.reset(ErrorCodes.PROTOCOL_ERROR)
+        if on_reset is not None:
+            on_reset(int(ErrorCodes.PROTOCOL_ERROR))
+
+    def _on_reset(self, number: int, code: int) -> None:
+        side = self.streams.get(number)
+        if side is not None:
+            side.forget()
+            if side.on_reset is not None:
+                side.on_reset(code)
+
+    # What subclasses say.
+
+    def opened(self, number: int, fields: list[Header]) -> None:
+        """The peer opened a stream."""
+        raise NotImplementedError
+
+    def left_by_peer(self, last: int) -> None:
+        """The peer serves no stream above *last*, and will have no new ones."""
+        self.leaving = True
+
+    def over(self, side: Side) -> None:
+        """A stream is over."""
+        self.streams.pop(side.number, None)
+        self.waiting.pop(side.number, None)
+
+    # Sending.
+
+    def flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what has gathered: one write for each turn of the loop."""
+        self._flushing = False
+        if self.gone or self.transport is None:
+            return
+        data = self.core.data_to_send()
+        if data:
+            self.transport.write(data)
+            if self.transport.get_write_buffer_size() > UNREAD:
+                self.transport.abort()  # it asks for more than it reads
+
+    def pump_soon(self) -> None:
+        if not self._pumping and self.waiting:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Each stream that waits has its turn; those that still wait come after the others next time."""
+        self._pumping = False
+        for number, side in list(self.waiting.items()):
+            if self.paused:
+                break
+            self.waiting.pop(number, None)
+            side.pump()
+            self.flush()
+
+    def fail(self, code: int, why: str) -> None:
+        """The peer broke the connection's rules: say so and end it."""
+        if self.gone or self.transport is None:
+            return
+        self.flush()
+        self._goaway(code)
+        self.transport.close()
+        self.connection_lost(None)
+        self.failed(why)
+
+    def failed(self, why: str) -> None:
+        """The connection was ended for the peer's fault."""
+
+    def retire(self) -> None:
+        """No new streams; those there are end as they would, then the connection does (RFC 9113, 6.8)."""
+        if not self.gone and not self.leaving:
+            self.leaving = True
+            self.flush()
+            self._goaway(ErrorCodes.NO_ERROR)
+        if not self.streams:
+            self.close()
+
+    def _goaway(self, code: int) -> None:
+        """By hand: the library would end every stream with it."""
+        if self.transport is not None:
+            last = self.core.highest_inbound_stream_id
+            self.transport.write(GoAwayFrame(0, last_stream_id=last, error_code=code).serialize())
+
+    def close(self) -> None:
+        self.flush()
+        if self.transport is not None and not self.gone:
+            self.transport.close()

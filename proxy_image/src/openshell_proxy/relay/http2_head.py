@@ -1,0 +1,103 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""HTTP/2 header sections as facts, no I/O: what RFC 9113, 8.2 and 8.3, call malformed is refused.
+
+What comes in as HTTP/2 goes out as HTTP/2 and never as HTTP/1.1, so no field can become framing on the way: there is
+no translation that could be smuggled through. Keep it so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from openshell_proxy.relay.http1 import MAX_HEADERS, Header
+
+# Tokens without capitals; a pseudo-header's colon is looked at apart from them (RFC 9113, 8.2.1).
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+_CONNECTION = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
+_DROPPED = frozenset((b"proxy-authorization", b"proxy-authenticate"))
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_STATUS = re.compile(rb"[1-5][0-9][0-9]")
+_REQUEST = frozenset((b":method", b":scheme", b":authority", b":path"))
+_FIELD_OVERHEAD = 32  # RFC 9113, 6.5.2
+
+Kind = Literal["request", "response", "trailers"]
+
+
+class Malformed(ValueError):
+    """A header section that ends its stream; one sentence without any of the bytes."""
+
+
+@dataclasses.dataclass(slots=True)
+class Head:
+    """``pseudo`` by name with the colon; ``fields`` the others in order; ``length`` the Content-Length or None."""
+
+    pseudo: dict[bytes, bytes]
+    fields: list[Header]
+    length: int | None
+
+    def value(self, name: bytes) -> bytes | None:
+        """The first value of the field *name*."""
+        return next((value for key, value in self.fields if key == name), None)
+
+
+def list_size(fields: Iterable[Header]) -> int:
+    """The size of a header list as SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
+    return sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in fields)
+
+
+def too_large(fields: list[Header], limit: int) -> bool:
+    """Whether a request's head is more than is read."""
+    return len(fields) > MAX_HEADERS or list_size(fields) > limit
+
+
+def read_head(fields: Iterable[Header], kind: Kind) -> Head:
+    """Check and split a header section. Raises :class:`Malformed`.
+
+    Fields keep their type, by which HPACK knows those that must never be indexed.
+    """
+    head = Head({}, [], None)
+    for field in fields:
+        name, value = field
+        if not _VALUE.fullmatch(value):
+            raise Malformed("a header value holds what it must not")
+        if name[:1] == b":":
+            if head.fields or name in head.pseudo:
+                raise Malformed("a pseudo-header field is repeated or out of place")
+            head.pseudo[name] = value
+            continue
+        if not _NAME.fullmatch(name):
+            raise Malformed("a header name is not a token in lower case")
+        if name in _CONNECTION or (name == b"te" and value.lower() != b"trailers"):
+            raise Malformed("a header field belongs to a connection of HTTP/1.1")
+        if name == b"content-length":
+            _declare(head, value)
+        if name not in _DROPPED:
+            head.fields.append(field)
+    _check_pseudo(head.pseudo, kind)
+    return head
+
+
+def _declare(head: Head, value: bytes) -> None:
+    if not value.isdigit() or len(value) > 18 or head.length not in (None, int(value)):
+        raise Malformed("Content-Length is not one number")
+    head.length = int(value)
+
+
+def _check_pseudo(pseudo: dict[bytes, bytes], kind: Kind) -> None:
+    if kind == "trailers":
+        right = not pseudo
+    elif kind == "response":
+        right = pseudo.keys() == {b":status"} and bool(_STATUS.fullmatch(pseudo[b":status"]))
+    else:
+        # CONNECT, plain or extended (RFC 8441), has other pseudo-headers; neither is offered.
+        right = pseudo.keys() == _REQUEST and bool(_METHOD.fullmatch(pseudo[b":method"]))
+        right = right and pseudo[b":method"] != b"CONNECT"
+    if not right:
+        raise Malformed("the pseudo-header fields are not those of such a message")

@@ -1,0 +1,547 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""HTTP/2 through the interception: who is offered it, what is refused, what passes (RFC 9113)."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from h2 import events
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PriorityFrame
+from loopback import HOST, SECONDS, World, hello, rest
+from openshell_proxy.settings import Limits
+
+BIG = bytes(range(256)) * 32_768  # 8 MiB: more than any window on the way
+Fields = list[tuple[bytes, bytes]]
+
+
+class Peer:
+    """One end of an HTTP/2 connection that says what it is told to, right or wrong."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: bool) -> None:
+        self.reader, self.writer = reader, writer
+        config = H2Configuration(
+            client_side=client, validate_outbound_headers=False, normalize_outbound_headers=False
+        )
+        self.core = H2Connection(config)
+        self.core.initiate_connection()
+        self.heads: dict[int, list[dict[bytes, bytes]]] = {}
+        self.trailers: dict[int, dict[bytes, bytes]] = {}
+        self.bodies: dict[int, bytearray] = {}
+        self.ended: set[int] = set()
+        self.resets: dict[int, int] = {}
+        self.goaway: int | None = None
+        self.eof = False
+        self.acknowledge = True
+        self.flush()
+
+    def flush(self) -> None:
+        self.writer.write(self.core.data_to_send())
+
+    async def step(self) -> None:
+        """Take in what comes next."""
+        data = await asyncio.wait_for(self.reader.read(1 << 20), SECONDS)
+        if not data:
+            self.eof = True
+            return
+        for event in self.core.receive_data(data):
+            self._take(event)
+        self.flush()
+
+    def _take(self, event: Any) -> None:
+        if isinstance(event, (events.RequestReceived, events.ResponseReceived, events.InformationalResponseReceived)):
+            self.heads.setdefault(event.stream_id, []).append(dict(event.headers))
+        elif isinstance(event, events.TrailersReceived):
+            self.trailers[event.stream_id] = dict(event.headers)
+        elif isinstance(event, events.DataReceived):
+            self.bodies.setdefault(event.stream_id, bytearray()).extend(event.data)
+            if self.acknowledge:
+                self.core.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        elif isinstance(event, events.StreamEnded):
+            self.ended.add(event.stream_id)
+        elif isinstance(event, events.StreamReset):
+            self.resets[event.stream_id] = int(event.error_code)
+        elif isinstance(event, events.ConnectionTerminated):
+            self.goaway = int(event.error_code)
+
+    async def until(self, holds: Callable[[], Any]) -> None:
+        while not holds():
+            assert not self.eof, "the connection ended"
+            await self.step()
+
+    async def over(self, stream: int) -> None:
+        await self.until(lambda: stream in self.ended or stream in self.resets)
+
+    def ask(self, fields: Fields, end: bool = True) -> int:
+        stream = self.core.get_next_available_stream_id()
+        self.core.send_headers(stream, fields, end_stream=end)
+        self.flush()
+        return stream
+
+    async def send(self, stream: int, data: bytes, end: bool = True) -> None:
+        at = 0
+        while at < len(data):
+            size = min(self.core.local_flow_control_window(stream), self.core.max_outbound_frame_size, len(data) - at)
+            if size <= 0:
+                await self.step()
+                continue
+            self.core.send_data(stream, data[at : at + size])
+            at += size
+            self.flush()
+        if end:
+            self.core.end_stream(stream)
+        self.flush()
+
+    def json(self, stream: int) -> Any:
+        return json.loads(self.bodies[stream])
+
+
+Serve = Callable[[Peer, int], Awaitable[None]]
+
+
+def origin_of(serve: Serve, peers: list[Peer] | None = None) -> Callable[..., Awaitable[None]]:
+    """A handler that speaks HTTP/2 and has each request, once its head is there, served by *serve*."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(reader, writer, client=False)
+        if peers is not None:
+            peers.append(peer)
+        seen: set[int] = set()
+        while not peer.eof:
+            for stream in [one for one in peer.heads if one not in seen]:
+                seen.add(stream)
+                await serve(peer, stream)
+            if not peer.eof:
+                await peer.step()
+
+    return handler
+
+
+async def echo(peer: Peer, stream: int) -> None:
+    """Answer with the request's path, its body, and trailers."""
+    await peer.over(stream)
+    if stream in peer.resets:
+        return
+    peer.core.send_headers(stream, [(b":status", b"200"), (b"x-path", peer.heads[stream][0][b":path"])])
+    await peer.send(stream, bytes(peer.bodies.get(stream, b"")), end=False)
+    peer.core.send_headers(stream, [(b"x-trailer", b"yes")], end_stream=True)
+    peer.flush()
+
+
+def head(port: int, path: bytes = b"/", method: bytes = b"GET", *fields: tuple[bytes, bytes], **pseudo: bytes) -> Fields:
+    start = {b"method": method, b"scheme": b"https", b"authority": f"{HOST}:{port}".encode(), b"path": path}
+    start |= {name.encode(): value for name, value in pseudo.items()}
+    return [*((b":" + name, value) for name, value in start.items()), *fields]
+
+
+@dataclasses.dataclass
+class Two:
+    """A world with an HTTP/2 origin, and a client that speaks it."""
+
+    world: World
+
+    async def start(self, serve: Serve = echo, peers: list[Peer] | None = None, **policy: Any) -> int:
+        made = await self.world.origin(origin_of(serve, peers), tls=["h2", "http/1.1"])
+        self.there = made
+        await self.world.start(rest(made.port, **policy))
+        return made.port
+
+    async def peer(self, port: int, alpn: tuple[str, ...] = ("h2",)) -> Peer:
+        client = await self.world.tunnel(port, tls=False)
+        context = ssl.create_default_context(cafile=self.world.directory / "tls/ca.pem")
+        context.set_alpn_protocols(list(alpn))
+        await client.start_tls(context, HOST)
+        assert client.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+        return Peer(client.reader, client.writer, client=True)
+
+
+@pytest.fixture
+def two(world: World) -> Two:
+    return Two(world)
+
+
+async def test_requests_bodies_and_trailers_pass_both_ways(two: Two) -> None:
+    port = await two.start()
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, b"/a/../b?q=secret", b"POST"), end=False)
+    await peer.send(stream, BIG)
+    await peer.over(stream)
+    assert peer.heads[stream][0][b":status"] == b"200"
+    assert peer.heads[stream][0][b"x-path"] == b"/b?q=secret"  # the canonical form went on the wire
+    assert peer.bodies[stream] == BIG
+    assert peer.trailers[stream] == {b"x-trailer": b"yes"}
+    last = (await two.world.events())[-2]
+    assert last["message"] == f"L7_REQUEST allow POST {HOST}:{port}/b"
+    assert last["traffic"] == {"bytes_in": len(BIG), "bytes_out": len(BIG)}
+    assert "secret" not in two.world.log.getvalue()
+
+
+async def test_each_stream_is_judged_and_a_refusal_leaves_the_others(two: Two) -> None:
+    port = await two.start(access="read-only")
+    peer = await two.peer(port)
+    one, two_, three = (peer.ask(head(port, b"/x", method)) for method in (b"GET", b"DELETE", b"GET"))
+    for stream in (one, two_, three):
+        await peer.over(stream)
+    assert [peer.heads[stream][0][b":status"] for stream in (one, two_, three)] == [b"200", b"403", b"200"]
+    assert peer.json(two_)["error"] == "policy_denied"
+    assert two.there.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"authority": b"other.test"}, b"421"),
+        ({"authority": b"origin.test:1"}, b"421"),
+        ({"scheme": b"http"}, b"400"),
+        ({"path": b"/%zz"}, b"400"),
+        ({"path": b"/%2e%2e/x"}, b"400"),
+        ({"path": b"*"}, b"400"),
+    ],
+)
+async def test_a_head_that_is_not_for_this_tunnel_is_refused(two: Two, change: dict[str, bytes], status: bytes) -> None:
+    port = await two.start()
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, **change))
+    await peer.over(stream)
+    assert peer.heads[stream][0][b":status"] == status
+    assert stream in peer.ended
+
+
+async def test_a_host_field_that_differs_is_misdirected(two: Two) -> None:
+    port = await two.start()
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, b"/", b"GET", (b"host", b"other.test")))
+    await peer.over(stream)
+    assert peer.heads[stream][0][b":status"] == b"421"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"connection", b"close")],
+        [(b"transfer-encoding", b"chunked")],
+        [(b"upgrade", b"h2c")],
+        [(b"te", b"gzip")],
+        [(b"X-Upper", b"1")],
+        [(b"a b", b"1")],
+        [(b"x", b"1\r\nevil: 1")],
+        [(b"content-length", b"1"), (b"content-length", b"2")],
+        [(b":late", b"1")],
+        [(b"content-length", b"5")],  # and no body
+    ],
+)
+async def test_a_malformed_request_resets_its_stream_alone(two: Two, fields: Fields) -> None:
+    port = await two.start()
+    peer = await two.peer(port)
+    bad = peer.ask(head(port, b"/", b"POST", *fields))
+    good = peer.ask(head(port))
+    await peer.over(good)
+    assert peer.resets == {bad: ErrorCodes.PROTOCOL_ERROR}
+    assert peer.heads[good][0][b":status"] == b"200"
+
+
+@pytest.mark.parametrize("extra", [[], [(b":protocol", b"websocket")]])
+async def test_connect_within_http2_is_refused(two: Two, extra: Fields) -> None:
+    port = await two.start()
+    peer = await two.peer(port)
+    stream = peer.ask([*head(port, method=b"CONNECT"), *extra])
+    await peer.over(stream)
+    assert peer.resets[stream] == ErrorCodes.PROTOCOL_ERROR
+    assert peer.core.remote_settings.enable_connect_protocol == 0
+
+
+async def test_a_head_that_is_too_large_is_a_431(two: Two) -> None:
+    port = await two.start()
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, b"/", b"GET", *[(b"x-%d" % n, b"y" * 1000) for n in range(17)]))
+    await peer.over(stream)
+    assert peer.heads[stream][0][b":status"] == b"431"
+
+
+@pytest.mark.parametrize("body", [b"123", b"1234567"])
+async def test_a_request_body_of_the_wrong_length_never_ends_well(two: Two, body: bytes) -> None:
+    done: list[Peer] = []
+    port = await two.start(peers=done)
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, b"/", b"POST", (b"content-length", b"5")), end=False)
+    await peer.send(stream, body)
+    await peer.over(stream)
+    assert peer.resets == {stream: ErrorCodes.PROTOCOL_ERROR}
+    assert all(not one.ended for one in done)
+
+
+@pytest.mark.parametrize("trailers", [False, True])
+async def test_a_response_cut_short_is_no_short_success(two: Two, trailers: bool) -> None:
+    async def short(peer: Peer, stream: int) -> None:
+        peer.core.send_headers(stream, [(b":status", b"200"), (b"content-length", b"10")])
+        peer.core.send_data(stream, b"12345", end_stream=not trailers)
+        if trailers:
+            peer.core.send_headers(stream, [(b"x", b"y")], end_stream=True)
+        peer.flush()
+
+    port = await two.start(short)
+    peer = await two.peer(port)
+    stream = peer.ask(head(port))
+    await peer.over(stream)
+    assert stream not in peer.ended
+    assert peer.resets[stream] == ErrorCodes.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize("code", [ErrorCodes.CANCEL, ErrorCodes.ENHANCE_YOUR_CALM])
+async def test_a_reset_of_the_origin_is_passed_on(two: Two, code: ErrorCodes) -> None:
+    async def reset(peer: Peer, stream: int) -> None:
+        peer.core.send_headers(stream, [(b":status", b"200")])
+        peer.core.send_data(stream, b"12345")
+        peer.core.reset_stream(stream, code)
+        peer.flush()
+
+    port = await two.start(reset)
+    peer = await two.peer(port)
+    stream = peer.ask(head(port))
+    await peer.over(stream)
+    assert peer.resets == {stream: code}
+
+
+async def test_a_cancel_of_the_client_is_passed_on(two: Two) -> None:
+    peers: list[Peer] = []
+
+    async def wait(peer: Peer, stream: int) -> None:
+        peer.core.send_headers(stream, [(b":status", b"200")])
+        peer.core.send_data(stream, b"first")
+        peer.flush()
+        await peer.over(stream)
+
+    port = await two.start(wait, peers)
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, method=b"POST"), end=False)
+    await peer.until(lambda: peer.bodies.get(stream) == b"first")  # answered before it is asked to the end
+    peer.core.reset_stream(stream, ErrorCodes.CANCEL)
+    peer.flush()
+    async with asyncio.timeout(SECONDS):
+        while not peers[0].resets:
+            await asyncio.sleep(0)
+    assert peers[0].resets == {1: ErrorCodes.CANCEL}
+
+
+async def test_a_stream_that_is_not_read_holds_up_no_other_and_not_the_memory(two: Two) -> None:
+    taken = 0
+
+    async def much(peer: Peer, stream: int) -> None:
+        nonlocal taken
+        await peer.over(stream)
+        peer.core.send_headers(stream, [(b":status", b"200")])
+        if peer.heads[stream][0][b":path"] == b"/small":
+            await peer.send(stream, b"small")
+            return
+        window = peer.core.local_flow_control_window(stream)
+        while window := min(peer.core.local_flow_control_window(stream), 16_384):
+            peer.core.send_data(stream, bytes(window))
+            taken += window
+        peer.flush()
+
+    port = await two.start(much)
+    peer = await two.peer(port)
+    peer.acknowledge = False
+    slow = peer.ask(head(port, b"/slow"))
+    await peer.until(lambda: len(peer.bodies.get(slow, b"")) == 65_535)  # all that our window lets through
+    peer.core.increment_flow_control_window(1000)
+    quick = peer.ask(head(port, b"/small"))
+    await peer.over(quick)
+    assert peer.bodies[quick] == b"small"
+    assert taken <= 2_097_152 + 65_535
+
+
+async def test_streams_beyond_the_limit_are_refused_and_may_be_repeated(two: Two) -> None:
+    async def never(peer: Peer, stream: int) -> None:
+        pass
+
+    port = await two.start(never)
+    peer = await two.peer(port)
+    await peer.until(lambda: peer.core.remote_settings.max_concurrent_streams == 100)
+    peer.core.remote_settings[3] = 1000
+    peer.core.remote_settings.acknowledge()
+    streams = [peer.ask(head(port)) for _ in range(101)]
+    await peer.over(streams[-1])
+    assert peer.resets == {streams[-1]: ErrorCodes.REFUSED_STREAM}
+
+
+async def test_rapid_resets_end_the_connection(two: Two) -> None:
+    port = await two.start()
+    peer = await two.peer(port)
+    for _ in range(400):
+        stream = peer.ask(head(port))
+        peer.core.reset_stream(stream, ErrorCodes.CANCEL)
+    peer.flush()
+    await peer.until(lambda: peer.goaway is not None)
+    assert peer.goaway == ErrorCodes.ENHANCE_YOUR_CALM
+    assert any("too many streams are reset" in one.get("status_detail", "") for one in await two.world.events())
+
+
+@pytest.mark.parametrize("what", ["ping", "settings", "priority", "empty data"])
+async def test_floods_of_frames_that_carry_nothing_end_the_connection(two: Two, what: str) -> None:
+    port = await two.start()
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, method=b"POST"), end=False)
+    for _ in range(3000):
+        if what == "ping":
+            peer.core.ping(b"12345678")
+        elif what == "settings":
+            peer.core.update_settings({4: 65_535})
+        elif what == "priority":
+            peer.writer.write(PriorityFrame(99, stream_weight=1).serialize())
+        else:
+            peer.core.send_data(stream, b"")
+    peer.flush()
+    await peer.until(lambda: peer.goaway is not None)
+    assert peer.goaway == ErrorCodes.ENHANCE_YOUR_CALM
+
+
+async def test_a_flood_of_continuations_ends_the_connection(two: Two) -> None:
+    port = await two.start()
+    peer = await two.peer(port)
+    peer.writer.write(HeadersFrame(1, data=b"").serialize())
+    for _ in range(100):
+        peer.writer.write(ContinuationFrame(1, data=b"").serialize())
+    await peer.until(lambda: peer.goaway is not None)
+    assert peer.goaway == ErrorCodes.PROTOCOL_ERROR
+
+
+async def test_a_header_bomb_ends_the_connection(two: Two) -> None:
+    port = await two.start()
+    peer = await two.peer(port)
+    bomb = [(b"x", b"y" * 4000)] * 100  # 100 bytes on the wire, and 400 KB when unpacked
+    peer.ask(head(port, b"/", b"GET", *bomb))
+    await peer.until(lambda: peer.goaway is not None)
+    assert peer.goaway == ErrorCodes.ENHANCE_YOUR_CALM
+
+
+async def test_a_goaway_lets_streams_end_and_the_next_has_a_new_connection(two: Two) -> None:
+    async def last(peer: Peer, stream: int) -> None:
+        peer.writer.write(GoAwayFrame(0, last_stream_id=stream).serialize())
+        await echo(peer, stream)
+
+    port = await two.start(last)
+    peer = await two.peer(port)
+    for number in (1, 2):
+        stream = peer.ask(head(port))
+        await peer.over(stream)
+        assert peer.heads[stream][0][b":status"] == b"200"
+        assert two.there.connections == number
+
+
+async def test_a_stream_that_the_origin_has_not_looked_at_is_asked_once_more(two: Two) -> None:
+    async def refuse_first(peer: Peer, stream: int) -> None:
+        if stream == 1:
+            peer.core.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+            peer.flush()
+        else:
+            await echo(peer, stream)
+
+    port = await two.start(refuse_first)
+    peer = await two.peer(port)
+    stream = peer.ask(head(port))
+    await peer.over(stream)
+    assert peer.heads[stream][0][b":status"] == b"200"
+
+
+async def test_interim_responses_head_and_early_answers(two: Two) -> None:
+    async def origin(peer: Peer, stream: int) -> None:
+        method = peer.heads[stream][0][b":method"]
+        peer.core.send_headers(stream, [(b":status", b"103"), (b"link", b"</x>")])
+        length = [(b"content-length", b"5")] if method == b"HEAD" else []
+        peer.core.send_headers(stream, [(b":status", b"200"), *length], end_stream=True)
+        peer.flush()
+
+    port = await two.start(origin)
+    peer = await two.peer(port)
+    for stream in (peer.ask(head(port, method=b"HEAD")), peer.ask(head(port, method=b"POST"), end=False)):
+        await peer.over(stream)
+        assert [one[b":status"] for one in peer.heads[stream]] == [b"103", b"200"]
+        assert stream in peer.ended
+
+
+async def test_a_client_of_http2_alone_is_told_that_the_origin_speaks_http1_only(two: Two) -> None:
+    there = await two.world.origin(hello, tls=True)
+    await two.world.start(rest(there.port))
+    peer = await two.peer(there.port)
+    stream = peer.ask(head(there.port))
+    await peer.over(stream)
+    assert peer.heads[stream][0][b":status"] == b"502"
+    assert "speaks HTTP/1.1 only" in peer.json(stream)["detail"]
+    assert there.received == 0
+
+
+async def test_a_grpc_client_is_refused_in_its_own_words(two: Two) -> None:
+    port = await two.start(access="read-only")
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, b"/a.B/C", b"POST", (b"content-type", b"application/grpc"), (b"te", b"trailers")))
+    await peer.over(stream)
+    got = peer.heads[stream][0]
+    assert (got[b":status"], got[b"grpc-status"]) == (b"403", b"7")
+    assert b"not permitted by policy" in got[b"grpc-message"]
+
+
+async def test_a_policy_that_changes_lets_streams_end_and_takes_no_more(two: Two) -> None:
+    go = asyncio.Event()
+
+    async def wait(peer: Peer, stream: int) -> None:
+        await go.wait()
+        await echo(peer, stream)
+
+    port = await two.start(wait)
+    peer = await two.peer(port)
+    stream = peer.ask(head(port))
+    await peer.until(lambda: peer.core.remote_settings.max_concurrent_streams == 100)
+    two.world.write_policy([rest(port, access="read-only")])
+    assert two.world.sidecar is not None
+    async with asyncio.timeout(SECONDS):
+        while not two.there.received:
+            await asyncio.sleep(0)
+    two.world.sidecar.reload()
+    await peer.until(lambda: peer.goaway is not None)
+    assert peer.goaway == ErrorCodes.NO_ERROR
+    go.set()
+
+
+async def test_what_the_origin_speaks_is_what_is_offered(world: World) -> None:
+    old = await world.origin(hello, tls=True)
+    new = await world.origin(origin_of(echo), tls=["h2", "http/1.1"])
+    await world.start(rest(old.port), rest(new.port))
+    assert world.sidecar is not None
+    proxy = f"http://127.0.0.1:{world.sidecar.listeners[0].port}"
+    trust = ssl.create_default_context(cafile=world.directory / "tls/ca.pem")
+    async with httpx.AsyncClient(http2=True, proxy=proxy, verify=trust, trust_env=False) as client:
+        assert (await client.get(f"https://{HOST}:{old.port}/")).http_version == "HTTP/1.1"
+        for _ in range(3):
+            assert (await client.get(f"https://{HOST}:{new.port}/")).http_version == "HTTP/2"
+    assert (old.connections, new.connections) == (1, 1)  # what was dialled to learn it serves the requests
+
+
+@pytest.mark.parametrize(("option", "version"), [("--http2", "2"), ("--http1.1", "1.1")])
+async def test_curl(world: World, option: str, version: str) -> None:
+    async def either(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        h2 = writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+        await (origin_of(echo) if h2 else hello)(reader, writer)
+
+    there = await world.origin(either, tls=["h2", "http/1.1"])
+    await world.start(rest(there.port), limits=Limits())
+    assert world.sidecar is not None
+    process = await asyncio.create_subprocess_exec(
+        "curl", "-sS", option, "-o", "/dev/null", "-w", "%{http_code} %{http_version}", "--max-time", "20",
+        "--cacert", str(world.directory / "tls/ca.pem"), "-x", f"http://127.0.0.1:{world.sidecar.listeners[0].port}",
+        f"https://{HOST}:{there.port}/", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, error = await process.communicate()
+    assert (out.decode(), error.decode()) == (f"200 {version}", "")
