@@ -188,9 +188,13 @@ class World:
         self.write_policy(endpoints)
         return self.sidecar.reload()
 
-    async def origin(self, handler: Handler, *, tls: bool = False, address: str = "127.0.0.1") -> Origin:
+    async def origin(self, handler: Handler, *, tls: bool | list[str] = False, address: str = "127.0.0.1") -> Origin:
+        """An origin; *tls* may be the protocols that it speaks over TLS, HTTP/1.1 alone if it does not say."""
         made = Origin(handler)
-        await made.start(self.origin_authority.context(HOST) if tls else None, address)
+        context = self.origin_authority.context(HOST, isinstance(tls, list)) if tls else None
+        if context is not None:
+            context.set_alpn_protocols(tls if isinstance(tls, list) else ["http/1.1"])
+        await made.start(context, address)
         self.origins.append(made)
         return made
 

@@ -32,9 +32,7 @@ class Peer:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: bool) -> None:
         self.reader, self.writer = reader, writer
-        config = H2Configuration(
-            client_side=client, validate_outbound_headers=False, normalize_outbound_headers=False
-        )
+        config = H2Configuration(client_side=client, validate_outbound_headers=False, normalize_outbound_headers=False)
         self.core = H2Connection(config)
         self.core.initiate_connection()
         self.heads: dict[int, list[dict[bytes, bytes]]] = {}
@@ -140,7 +138,9 @@ async def echo(peer: Peer, stream: int) -> None:
     peer.flush()
 
 
-def head(port: int, path: bytes = b"/", method: bytes = b"GET", *fields: tuple[bytes, bytes], **pseudo: bytes) -> Fields:
+def head(
+    port: int, path: bytes = b"/", method: bytes = b"GET", *fields: tuple[bytes, bytes], **pseudo: bytes
+) -> Fields:
     start = {b"method": method, b"scheme": b"https", b"authority": f"{HOST}:{port}".encode(), b"path": path}
     start |= {name.encode(): value for name, value in pseudo.items()}
     return [*((b":" + name, value) for name, value in start.items()), *fields]

@@ -185,7 +185,7 @@ async def test_a_hello_without_a_host_name_is_refused_with_an_alert(world: World
     details = [one["status_detail"] for one in await world.events() if one.get("action_id") == 2]
     assert len(details) == 1
     assert ("is not a host name" if name else "has no server name (SNI)") in details[0]
-    assert there.received == 0
+    assert there.connections == 0
 
 
 @pytest.mark.parametrize("size", [300, 1500, 9000])

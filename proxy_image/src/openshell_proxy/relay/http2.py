@@ -12,6 +12,7 @@ still holds up no other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from h2 import events
 from h2.config import H2Configuration
 from h2.connection import AllowedStreamIDs, H2Connection
 from h2.errors import ErrorCodes
-from h2.exceptions import H2Error
+from h2.exceptions import H2Error, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream
 from hyperframe.frame import Frame, GoAwayFrame
@@ -214,7 +215,8 @@ class Side:
         """End the stream at once, so that the peer sees that it did not end well."""
         if not self.closed:
             if not self.endpoint.gone:
-                self.endpoint.core.reset_stream(self.number, code)
+                with contextlib.suppress(StreamClosedError):  # both ends of it have ended: nothing to tell
+                    self.endpoint.core.reset_stream(self.number, code)
                 self.endpoint.flush_soon()
             self.forget()
 
@@ -374,7 +376,7 @@ class Endpoint(asyncio.Protocol):
             if trailers:
                 side.got_trailers(head.fields)
             elif side.on_head is not None:
-                side.on_head(head, received.stream_ended is not None)
+                side.on_head(head, getattr(event, "stream_ended", None) is not None)  # interim ones have none
         except Malformed:
             self._malformed(side)
 

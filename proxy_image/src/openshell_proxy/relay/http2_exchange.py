@@ -14,11 +14,11 @@ from h2.errors import ErrorCodes
 
 from openshell_proxy.audit import Event
 from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.dialer import UpstreamError
 from openshell_proxy.relay.exchange import REPEATABLE, Broken
 from openshell_proxy.relay.http1 import Header
 from openshell_proxy.relay.http2 import Side
 from openshell_proxy.relay.http2_head import Head, Malformed
-from openshell_proxy.relay.upstream import UpstreamError
 
 
 @dataclasses.dataclass(slots=True)
