@@ -502,7 +502,7 @@ async def test_a_policy_that_changes_lets_streams_end_and_takes_no_more(two: Two
 
     port = await two.start(wait)
     peer = await two.peer(port)
-    stream = peer.ask(head(port))
+    peer.ask(head(port))
     await peer.until(lambda: peer.core.remote_settings.max_concurrent_streams == 100)
     two.world.write_policy([rest(port, access="read-only")])
     assert two.world.sidecar is not None

@@ -104,6 +104,8 @@ class ClientConnection(Endpoint):
 
     def over(self, side: Side) -> None:
         super().over(side)
+        if side.sent_end and side.got_end:
+            self.resets.earn(1)
         if not self.streams and not self.gone:
             self._idle_timer.cancel()
             if self.leaving:

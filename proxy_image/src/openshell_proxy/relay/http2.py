@@ -36,6 +36,7 @@ UNREAD = 2_097_152  # bytes written that a peer does not read, beyond which it i
 CONNECTION_WINDOW = 16_777_216
 HEAD_HARD_LIMIT = 262_144  # a header list beyond which the connection ends (RFC 9113, 10.5.1)
 JUNK_BURST, JUNK_PER_SECOND = 1000, 200.0
+EARNED = 4  # what a frame that carries something may bring with it: window updates, a ping
 
 
 class Budget:
@@ -51,6 +52,10 @@ class Budget:
         self.left = min(self.burst, self.left + (now - self.at) * self.rate) - 1
         self.at = now
         return self.left >= 0
+
+    def earn(self, count: int) -> None:
+        """Real work pays for some of what comes with it."""
+        self.left = min(self.burst, self.left + count)
 
 
 class Core(H2Connection):
@@ -345,7 +350,9 @@ class Endpoint(asyncio.Protocol):
     def _on_data(self, event: events.DataReceived) -> None:
         side = self.streams.get(event.stream_id)
         data = event.data or b""
-        if not data and event.stream_ended is None:
+        if data:
+            self.junk.earn(EARNED)
+        elif event.stream_ended is None:
             self._spend()
         if side is None:
             if not self.gone:
