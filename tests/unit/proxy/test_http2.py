@@ -545,3 +545,14 @@ async def test_curl(world: World, option: str, version: str) -> None:
     )  # fmt: skip
     out, error = await process.communicate()
     assert (out.decode(), error.decode()) == (f"200 {version}", "")
+
+
+async def test_frames_that_come_with_real_work_are_no_flood(two: Two) -> None:
+    port = await two.start()
+    peer = await two.peer(port)
+    for _ in range(1500):
+        stream = peer.ask(head(port, method=b"POST"), end=False)
+        peer.core.ping(b"12345678")
+        await peer.send(stream, b"x")
+        await peer.over(stream)
+    assert peer.goaway is None
