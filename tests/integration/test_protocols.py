@@ -63,9 +63,11 @@ print("done")
     assert script(sandbox, "messages.py", program, interpreter) == "done\n"
 
 
-def test_curl_speaks_http1_to_a_server_that_does(sandbox: str, origin: Origin) -> None:
-    command = f"curl -s --http2 -o /dev/null -w '%{{http_version}}' https://{origin.address}:{origin.https}/hello.txt"
-    assert inside(sandbox, "sh", "-c", command).stdout == "1.1"
+def test_curl_speaks_what_the_server_does(sandbox: str, origin: Origin) -> None:
+    for port, version in ((origin.https, "1.1"), (origin.services["rpc"], "2")):
+        url = f"https://{origin.address}:{port}/hello.txt"
+        done = inside(sandbox, "curl", "-s", "--http2", "-o", "/dev/null", "-w", "%{http_version}", url)
+        assert done.stdout == version
 
 
 def test_grpc(sandbox: str, origin: Origin) -> None:
