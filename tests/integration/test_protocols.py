@@ -64,10 +64,11 @@ print("done")
 
 
 def test_curl_speaks_what_the_server_does(sandbox: str, origin: Origin) -> None:
-    for port, version in ((origin.https, "1.1"), (origin.services["rpc"], "2")):
+    call = ["-X", "POST", "-H", "content-type: application/grpc", "-H", "te: trailers", "--data-binary", ""]
+    for port, extra, version in ((origin.https, [], "1.1"), (origin.services["rpc"], call, "2")):
         url = f"https://{origin.address}:{port}/hello.txt"
-        done = inside(sandbox, "curl", "-s", "--http2", "-o", "/dev/null", "-w", "%{http_version}", url)
-        assert done.stdout == version
+        done = inside(sandbox, "curl", "-s", "--http2", *extra, "-o", "/dev/null", "-w", "%{http_version}", url)
+        assert done.stdout == version, done.stderr
 
 
 def test_grpc(sandbox: str, origin: Origin) -> None:
