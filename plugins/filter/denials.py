@@ -45,6 +45,8 @@ _value:
 DENIED = 2
 CLASSES = (4001, 4002)
 POLICY_DENIED = "policy_denied"
+# What the engine calls refusals that a rule for method and path would mend; GraphQL, JSON-RPC and MCP need another.
+MENDED = ("opa", "l7")
 _GLOB = re.compile(r"([*?\[\]{}\\!])")
 
 
@@ -82,9 +84,14 @@ def _snippet(event: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     if not row["host"]:
         return ""
     endpoint: Dict[str, Any] = {"host": row["host"], "port": row["port"]}
-    if (event.get("firewall_rule") or {}).get("type") == "tls":
+    engine = (event.get("firewall_rule") or {}).get("type")
+    if engine == "tls":
         endpoint["tls"] = "skip"
-    elif (event.get("unmapped") or {}).get("error") != POLICY_DENIED or "deny rule" in row["reason"]:
+    elif (
+        engine not in MENDED
+        or (event.get("unmapped") or {}).get("error") != POLICY_DENIED
+        or "deny rule" in row["reason"]
+    ):
         return ""
     else:
         endpoint.update(protocol="rest", enforcement="enforce")

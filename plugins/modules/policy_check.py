@@ -90,7 +90,7 @@ def enforced_already(podman: Podman, volume: str, policy: str) -> bool:
 
 def judge(podman: Podman, params: Dict[str, Any]) -> Dict[str, Any]:
     """The engine's verdict: ``ok``, ``errors``, ``notices``."""
-    result = ask_engine(podman, params, ["check-policy", "--json", "-"])
+    result = ask_engine(podman, params, ["check-policy", "--json", "--source", params["source"], "-"])
     try:
         verdict: Dict[str, Any] = json.loads(result.stdout)
     except ValueError:
@@ -105,7 +105,7 @@ def examine(module: AnsibleModule) -> Dict[str, Any]:
         return {"changed": False, "notices": [], "judged": False}
     verdict = judge(podman, params)
     if not verdict.get("ok"):
-        errors = [error.replace("policy:", params["source"] + ":", 1) for error in verdict.get("errors") or ["invalid"]]
+        errors = verdict.get("errors") or ["invalid"]
         raise ModuleFailure("the policy is refused: " + "; ".join(errors), errors=errors)
     return {"changed": False, "notices": verdict.get("notices") or [], "judged": True}
 

@@ -82,8 +82,9 @@ REFUSED = "refused: "
 
 def explain(module: AnsibleModule) -> Dict[str, Any]:
     params = module.params
-    result = ask_engine(client(module), params, ["explain", "-", params["method"], params["url"]])
-    told = (result.stdout.strip() or result.stderr.strip()).replace("policy:", params["source"] + ":")
+    command = ["explain", "--source", params["source"], "-", params["method"], params["url"]]
+    result = ask_engine(client(module), params, command)
+    told = result.stdout.strip() or result.stderr.strip()
     if result.rc not in (0, 2) or told.startswith(REFUSED) or not result.stdout.strip():
         raise ModuleFailure("nothing to explain: " + told.removeprefix(REFUSED).replace("\n", "; "))
     return {"changed": False, "allowed": result.rc == 0, "text": told}

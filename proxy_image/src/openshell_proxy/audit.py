@@ -56,6 +56,9 @@ def redacted(text: str) -> str:
     return _MARKER.sub("[CREDENTIAL]", text)
 
 
+_ENGINES = {"graphql": "l7-graphql", "json-rpc": "l7-jsonrpc", "mcp": "l7-mcp"}
+
+
 @dataclasses.dataclass(slots=True)
 class Event:
     """One decision, or the end of a tunnel.
@@ -85,7 +88,8 @@ class Event:
     def decided(self, decision: Decision) -> None:
         """Take over what the policy found."""
         self.policy, self.rule, self.reason = decision.policy, decision.rule, decision.reason
-        self.engine, self.audited = ("l7" if decision.layer == "l7" else "opa"), decision.audited
+        self.engine = _ENGINES.get(decision.protocol, "l7") if decision.layer == "l7" else "opa"
+        self.audited = decision.audited
 
     def refused(self, refusal: Refusal) -> None:
         """Take over what the client is told."""

@@ -56,12 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     command("serve", "Serve the sandbox that the environment describes.").set_defaults(run=_serve)
     check = command("check-policy", "Judge a policy file; print what is wrong with it, line by line.")
     check.add_argument("file", help="a policy file, or - for standard input")
+    check.add_argument("--source", default="policy", help="what standard input is called in messages")
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.set_defaults(run=_check_policy)
     explain = command("explain", "Tell what a policy decides about one request, and which rule decided.")
     explain.add_argument("file", help="a policy file, or - for standard input")
     explain.add_argument("method")
     explain.add_argument("url")
+    explain.add_argument("--source", default="policy", help="what standard input is called in messages")
     explain.add_argument("--body", metavar="FILE", help="the request's body, for protocols whose body is judged")
     explain.set_defaults(run=_explain)
     authority = command("authority", "Make a certificate authority.")
@@ -79,14 +81,14 @@ def _serve(_options: argparse.Namespace) -> int:
     return serve(read_settings(os.environ))
 
 
-def _load(file: str) -> Policy:
+def _load(file: str, source: str) -> Policy:
     text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     enforcement: Enforcement = "audit" if os.environ.get("OPENSHELL_DEFAULT_ENFORCEMENT") == "audit" else "enforce"
     if not text.strip():
         from openshell_proxy.policy import deny_all
 
         return deny_all()
-    return load_policy(text, source="policy" if file == "-" else file, default_enforcement=enforcement)
+    return load_policy(text, source=source if file == "-" else file, default_enforcement=enforcement)
 
 
 def _check_policy(options: argparse.Namespace) -> int:
@@ -94,7 +96,7 @@ def _check_policy(options: argparse.Namespace) -> int:
     notices: list[str] = []
     digest = ""
     try:
-        policy = _load(options.file)
+        policy = _load(options.file, options.source)
         notices, digest = list(policy.notices), policy.digest
     except UnicodeDecodeError:
         errors = [f"{options.file}:1: the policy is not UTF-8"]
@@ -114,7 +116,7 @@ def _check_policy(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> int:
     """Exit codes: 0 allowed (also by audit), 2 denied, or not a request that would get as far as the policy."""
     try:
-        policy = _load(options.file)
+        policy = _load(options.file, options.source)
         intent = _intent(policy, options.method, options.url)
         body = Path(options.body).read_bytes() if options.body else None
     except (PolicyError, TargetError, Refusal, ValueError) as error:

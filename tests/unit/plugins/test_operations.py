@@ -143,6 +143,14 @@ def test_no_snippet_where_none_would_help() -> None:
     assert len(found) == 3
 
 
+@pytest.mark.parametrize("engine", ["l7-graphql", "l7-jsonrpc", "l7-mcp"])
+def test_no_snippet_of_rest_for_another_protocol(engine: str) -> None:
+    event = refused_event(Intent("api.test", 443, Request("POST", "/a", {})))
+    assert denials([event])[0]["snippet"] != ""
+    event["firewall_rule"]["type"] = engine
+    assert denials([event])[0]["snippet"] == ""
+
+
 def test_a_line_for_a_person() -> None:
     event = refused_event(Intent("api.test", 443, Request("POST", "/a", {})))
     line = log_lines([event])[0]

@@ -255,6 +255,8 @@ async def test_graphql_within_a_tunnel(world: World, seen: Seen) -> None:
 
     assert await ask("{ viewer { id } }", client) == 200
     assert await ask("mutation { drop }", client) == 403
+    requests = [event for event in await world.events() if event["class_uid"] == 4002]
+    assert [event["firewall_rule"]["type"] for event in requests] == ["l7-graphql", "l7-graphql"]
 
 
 async def test_h2c_is_refused_where_requests_are_judged(world: World, seen: Seen) -> None:
