@@ -216,6 +216,8 @@ class Requests:
         return await self.pipeline.request(self.client, intent, head, origin, fields, query, event)
 
     def _intent(self, head: RequestHead, origin: Origin, target: str) -> tuple[Intent, str]:
+        if head.method == "CONNECT":  # a destination that is a proxy would open a way that nobody judges
+            raise Refusal(400, "invalid_request_target", "CONNECT is for host:port, first on a connection to the proxy")
         connection = self.pipeline.generation.policy.decide(Intent(origin.host, origin.port))
         try:
             path, query = canonical_path(target, allow_encoded_slash=connection.allow_encoded_slash)

@@ -171,18 +171,23 @@ class Exchange:
             await upstream.drain()
 
     async def _response_head(self, upstream: UpstreamStream, sending: asyncio.Task[None] | None) -> ResponseHead:
-        """The final response's head; interim ones go to the client as they come (RFC 9110, 15.2)."""
-        while True:
+        """The final response's head; interim ones go to the client as they come (RFC 9110, 15.2), but not for ever."""
+        interim = 0
+        while interim <= MAX_RESPONSE_HEAD:
             block = await self._head_block(upstream, sending)
             try:
                 head = parse_response_head(block)
+                if head.status >= 200 or head.status == 101:
+                    return head
+                block = render_head(b"HTTP/1.1 %d %b" % (head.status, head.reason), head.end_to_end())
             except ProtocolError as error:
                 raise Refusal(502, "upstream_protocol_error", f"the destination's answer is bad: {error}") from None
-            if head.status >= 200 or head.status == 101:
-                return head
+            interim += len(block)
             if self.head.minor == 1:
                 self.event.bytes_in += len(block)
                 self.client.write(block)
+                await self.client.drain()
+        raise Refusal(502, "upstream_protocol_error", "the destination's answer is bad: interim answers without end")
 
     async def _head_block(self, upstream: UpstreamStream, sending: asyncio.Task[None] | None) -> bytes:
         reading = asyncio.ensure_future(upstream.read_head(MAX_RESPONSE_HEAD))

@@ -18,18 +18,23 @@ Side = Literal["request", "response"]
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # A field value: visible bytes, blanks and obs-text; no control byte (RFC 9110, 5.5).
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^\x00-\x20\x7f]+) HTTP/1\.([01])")
+# No method is longer than 64 bytes here: it is in every line of the log (RFC 9110, 16.1.1 registers none above 17).
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(;[\t\x20-\x7e\x80-\xff]*)?")
 MAX_HEADERS = 200
 MAX_CHUNK_LINE = 4096
 MAX_TRAILERS = 16_384
+_LINE_LIMITS = {"size": MAX_CHUNK_LINE, "data-end": 2, "trailer": MAX_TRAILERS}
 
 # RFC 9110, 7.6.1, and what proxies of old invented: for one connection only.
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"upgrade")
 )
-_NEVER_NOMINATED = frozenset((b"host", b"content-length", b"transfer-encoding"))
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_NEVER_NOMINATED = _FRAMING | {b"host"}
+# A recipient may merge trailers into the head: none of these comes late (RFC 9110, 6.5.1).
+_NO_TRAILERS = HOP_BY_HOP | _NEVER_NOMINATED
 
 
 class ProtocolError(ValueError):
@@ -75,9 +80,21 @@ class Head:
         return options
 
     def end_to_end(self) -> list[Header]:
-        """The fields without those of this connection."""
-        dropped = HOP_BY_HOP.union(self.connection_options())
-        return [(name, value) for name, value in self.fields if name.lower() not in dropped]
+        """The fields without those of this connection, and of several equal Content-Lengths one (RFC 9110, 8.6)."""
+        dropped = {*HOP_BY_HOP, *self.connection_options(), *self._meaningless()}
+        kept: list[Header] = []
+        for name, value in self.fields:
+            key = name.lower()
+            if key in dropped:
+                continue
+            if key == b"content-length":
+                dropped.add(key)
+            kept.append((name, value))
+        return kept
+
+    def _meaningless(self) -> frozenset[bytes]:
+        """Fields that say nothing in such a message, but could mislead its recipient."""
+        return frozenset()
 
     def persistent(self) -> bool:
         """Whether the sender leaves the connection open after this message (RFC 9112, 9.3)."""
@@ -107,6 +124,10 @@ class ResponseHead(Head):
 
     status: int = 0
     reason: bytes = b""
+
+    def _meaningless(self) -> frozenset[bytes]:
+        """An interim answer and a 204 have no content to frame (RFC 9110, 8.6; RFC 9112, 6.1)."""
+        return _FRAMING if self.status < 200 or self.status == 204 else frozenset()
 
 
 def parse_request_head(block: bytes, max_fields: int = MAX_HEADERS) -> RequestHead:
@@ -257,7 +278,7 @@ class Body:
         end = data.find(b"\n")
         piece = data if end < 0 else data[: end + 1]
         self._line += piece
-        if len(self._line) > (MAX_TRAILERS if self._state == "trailer" else MAX_CHUNK_LINE):
+        if len(self._line) > _LINE_LIMITS[self._state]:
             raise ProtocolError("a line of the chunked body is too long")
         if end >= 0:
             if not self._line.endswith(b"\r\n"):
@@ -283,6 +304,8 @@ class Body:
             name, colon, value = line.partition(b":")
             if not colon or not TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
                 raise ProtocolError("a trailer is not 'name: value'")
+            if name.lower() in _NO_TRAILERS:
+                raise ProtocolError("a trailer is a field that routes or frames")
 
 
 def render_head(first: bytes, fields: list[Header]) -> bytes:
