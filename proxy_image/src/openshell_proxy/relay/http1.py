@@ -252,7 +252,7 @@ class Body:
             self._left -= used
             self.done = self._left == 0
             return used
-        return self._take_chunked(memoryview(data))
+        return self._take_chunked(bytes(data) if isinstance(data, memoryview) else data)
 
     def end_of_stream(self) -> None:
         """The stream ended. Raises :class:`ProtocolError` if the body is cut short by it."""
@@ -260,7 +260,7 @@ class Body:
             raise ProtocolError("the body is cut short")
         self.done = True
 
-    def _take_chunked(self, data: memoryview) -> int:
+    def _take_chunked(self, data: bytes | bytearray) -> int:
         position = 0
         while position < len(data) and not self.done:
             if self._state == "data":
@@ -270,14 +270,15 @@ class Body:
                 if self._left == 0:
                     self._state = "data-end"
             else:
-                position += self._take_line(bytes(data[position : position + MAX_TRAILERS + 2]))
+                position = self._take_line(data, position)
         return position
 
-    def _take_line(self, data: bytes) -> int:
-        """Gather one CRLF line of the chunked framing, which may come in pieces, and act on it."""
-        end = data.find(b"\n")
-        piece = data if end < 0 else data[: end + 1]
-        self._line += piece
+    def _take_line(self, data: bytes | bytearray, position: int) -> int:
+        """Gather one CRLF line of the chunked framing, which may come in pieces, and act on it; where it ends."""
+        most = position + MAX_TRAILERS + 2
+        end = data.find(b"\n", position, most)
+        after = end + 1 if end >= 0 else min(most, len(data))
+        self._line += data[position:after]
         if len(self._line) > _LINE_LIMITS[self._state]:
             raise ProtocolError("a line of the chunked body is too long")
         if end >= 0:
@@ -285,7 +286,7 @@ class Body:
                 raise ProtocolError("a line of the chunked body does not end in CRLF")
             line, self._line = self._line[:-2], b""
             self._act(line)
-        return len(piece)
+        return after
 
     def _act(self, line: bytes) -> None:
         if self._state == "size":
