@@ -37,6 +37,21 @@ def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
     return host, port
 
 
+def check_host(host: str) -> None:
+    """Raise :class:`Refusal` unless *host* is a DNS name or an address as :func:`parse_authority` writes them.
+
+    What else a resolver takes for an address (127.1, 0x7f.1, 2130706433), asks the world about, or a person reading the
+    log for a wildcard, is refused where it comes in: after this everybody knows a name from an address.
+    """
+    if _HOST.fullmatch(host):
+        return
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        detail = "the destination's host is neither a DNS name nor an address"
+        raise Refusal(400, "invalid_request_target", detail) from None
+
+
 def host_name(text: str) -> str:
     """The DNS name *text* as a policy writes it, lower case without a trailing dot; "" if it is none."""
     host = text.lower().removesuffix(".")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from openshell_proxy.audit import Entrance, Event
 from openshell_proxy.authority import Authority
-from openshell_proxy.entrances.authority_form import parse_authority
+from openshell_proxy.entrances.authority_form import check_host, parse_authority
 from openshell_proxy.entrances.http2 import ClientConnection
 from openshell_proxy.entrances.peek import Kind, first_kind, readable
 from openshell_proxy.entrances.requests import LINGER_SECONDS, Requests, within_tunnel
@@ -196,6 +196,7 @@ def connect_target(block: bytes, max_fields: int) -> tuple[str, int]:
     except ProtocolError as error:
         raise Refusal(400, "invalid_request", str(error)) from None
     host, port = parse_authority(head.target, None)
+    check_host(host)
     named = head.host
     if named is not None and parse_authority(named, port) != (host, port):
         raise Refusal(421, "misdirected_request", "the Host header is not the host of the CONNECT")

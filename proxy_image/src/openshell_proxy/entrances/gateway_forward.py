@@ -14,6 +14,7 @@ from openshell_proxy.entrances.connect import pipe_sockets
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.relay.dialer import UpstreamError, dial
 from openshell_proxy.relay.pipe import Pipe
+from openshell_proxy.resolver import ResolveError
 
 
 async def serve(pipeline: Pipeline, sock: socket.socket, gateway: tuple[str, int] | None) -> None:
@@ -29,7 +30,7 @@ async def serve(pipeline: Pipeline, sock: socket.socket, gateway: tuple[str, int
             addresses = await asyncio.wait_for(pipeline.guard.resolver.resolve(host), pipeline.limits.connect_total)
             upstream, _ = await dial(addresses, port, pipeline.limits)
             event.allowed = True
-        except (UpstreamError, OSError, TimeoutError, ValueError) as error:
+        except (ResolveError, UpstreamError, OSError, TimeoutError, ValueError) as error:
             event.reason = f"the gateway is unreachable: {error}"
             return
     finally:

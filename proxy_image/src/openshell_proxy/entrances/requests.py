@@ -11,7 +11,13 @@ import socket
 from collections.abc import Callable
 
 from openshell_proxy.audit import Entrance, Event
-from openshell_proxy.entrances.authority_form import parse_authority, parse_proxy_uri, render_host, split_absolute
+from openshell_proxy.entrances.authority_form import (
+    check_host,
+    parse_authority,
+    parse_proxy_uri,
+    render_host,
+    split_absolute,
+)
 from openshell_proxy.pipeline import Generation, Pipeline
 from openshell_proxy.policy import Decision, Intent, Request, TargetError, canonical_path, parse_query
 from openshell_proxy.refusal import Refusal
@@ -216,6 +222,7 @@ class Requests:
         return await self.pipeline.request(self.client, intent, head, origin, fields, query, event)
 
     def _intent(self, head: RequestHead, origin: Origin, target: str) -> tuple[Intent, str]:
+        check_host(origin.host)
         if head.method == "CONNECT":  # a destination that is a proxy would open a way that nobody judges
             raise Refusal(400, "invalid_request_target", "CONNECT is for host:port, first on a connection to the proxy")
         connection = self.pipeline.generation.policy.decide(Intent(origin.host, origin.port))
