@@ -20,13 +20,16 @@ from openshell_proxy.resolver import ResolveError
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# Never reachable in any mode. Multicast, 240/4, 6to4, NAT64 and Teredo are stricter than OpenShell's own list: they
-# hide another address or belong to nobody.
+# Never reachable in any mode. From multicast on it is stricter than OpenShell's own list: what hides an IPv4 address
+# (6to4, NAT64, Teredo, IPv4-compatible and -translated), belongs to nobody (240/4, site-local), or is the metadata
+# service of a cloud that has it elsewhere than at 169.254.169.254 (AWS, Alibaba, Azure, Oracle).
 ALWAYS_BLOCKED: tuple[Network, ...] = tuple(
     ipaddress.ip_network(net)
     for net in (
         "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4",
         "::/128", "::1/128", "fe80::/10", "ff00::/8", "2002::/16", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32",
+        "::/96", "::ffff:0:0:0/96", "fec0::/10",
+        "fd00:ec2::254/128", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32",
     )
 )  # fmt: skip
 CONTROL_PLANE_PORTS = frozenset({2379, 2380, 6443, 10250, 10255})

@@ -28,8 +28,9 @@ async def test_a_host_is_a_name_or_an_address(world: World, host: str) -> None:
         await client.send(f"{line} HTTP/1.1\r\nHost: {host}:{there.port}\r\n\r\n".encode())
         refused = await client.response()
         assert (refused.status, refused.json["error"]) == (400, "invalid_request_target")
+    assert world.sidecar is not None
     client = await world.client(2)
-    await client.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    await client.send(f"GET / HTTP/1.1\r\nHost: {host}:{world.sidecar.listeners[2].port}\r\n\r\n".encode())
     assert (await client.response()).status == 400
     assert there.connections == 0
 
