@@ -11,9 +11,12 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from openshell_proxy.policy.linear import Matches, compile_linear
+
 SEPARATOR_PATH = "/"
 SEPARATOR_NAME = "."
 SPECIAL = frozenset("*?[]{}\\")
+MAX_BRACES = 16
 
 _PREFIX, _SUFFIX, _BETWEEN = "prefix", "suffix", "between"
 
@@ -23,12 +26,12 @@ class GlobError(ValueError):
 
 
 @lru_cache(maxsize=4096)
-def compile_glob(pattern: str, separator: str = SEPARATOR_PATH) -> re.Pattern[str]:
+def compile_glob(pattern: str, separator: str = SEPARATOR_PATH) -> Matches:
     """The anchored, case-sensitive expression for *pattern*; *separator* is what ``*`` does not cross.
 
     With the separator ``.`` (query values and names) ``/`` is an ordinary character. Raises :class:`GlobError`.
     """
-    return re.compile(translate(pattern, separator), re.DOTALL)
+    return compile_linear(translate(pattern, separator))
 
 
 def translate(pattern: str, separator: str = SEPARATOR_PATH) -> str:
@@ -74,6 +77,8 @@ class _Translator:
         elif char == "[":
             self._class()
         elif char == "{":
+            if len(self.outer) == MAX_BRACES:
+                raise GlobError(f"more than {MAX_BRACES} braces within each other")
             self.outer.append((self.tokens, []))
             self.tokens = []
         elif char == "}":

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from openshell_proxy.policy.graphql import Operation
 from openshell_proxy.policy.jsonrpc import Frames
+from openshell_proxy.policy.linear import Matches
 
 Network = IPv4Network | IPv6Network
 Enforcement = Literal["enforce", "audit"]
@@ -37,7 +37,7 @@ class PolicyError(ValueError):
 class Matcher:
     """Globs of which a value must match one (spec 1.7); none at all matches nothing."""
 
-    patterns: tuple[re.Pattern[str], ...]
+    patterns: tuple[Matches, ...]
 
     def matches(self, value: str) -> bool:
         return any(pattern.fullmatch(value) for pattern in self.patterns)

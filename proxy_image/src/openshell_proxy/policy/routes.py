@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from openshell_proxy.policy.linear import Matches, compile_linear
+
 _EVERYTHING = ("", "**", "/**")
 
 
@@ -21,7 +23,7 @@ def specificity(pattern: str) -> int:
 
 
 @lru_cache(maxsize=4096)
-def compile_route(pattern: str) -> re.Pattern[str] | None:
+def compile_route(pattern: str) -> Matches | None:
     """The expression of an endpoint's path; None matches everything. A pattern that is none equals only itself."""
     if pattern in _EVERYTHING:
         return None
@@ -29,7 +31,7 @@ def compile_route(pattern: str) -> re.Pattern[str] | None:
     if prefix != pattern and "*" not in prefix and "?" not in prefix and "[" not in prefix:
         return re.compile(re.escape(prefix) + "(?:/.*)?", re.DOTALL)
     try:
-        return re.compile(_translate(pattern), re.DOTALL)
+        return compile_linear(_translate(pattern))
     except ValueError:
         return re.compile(re.escape(pattern))
 

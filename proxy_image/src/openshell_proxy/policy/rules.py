@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 
 import yaml
@@ -15,6 +14,7 @@ from openshell_proxy.policy.condition import ConditionError, compile_condition
 from openshell_proxy.policy.document import Reader
 from openshell_proxy.policy.globs import SEPARATOR_NAME, SEPARATOR_PATH, SPECIAL, GlobError, compile_glob
 from openshell_proxy.policy.jsonrpc import TOOLS_CALL
+from openshell_proxy.policy.linear import Matches
 from openshell_proxy.policy.model import MESSAGE, Condition, Matcher, Rule
 
 KEYS = (
@@ -235,7 +235,7 @@ class RuleReader:
         compiled = [self._glob(self.reader.text(item, at), item, SEPARATOR_NAME, at, denying) for item in nodes]
         return Matcher(tuple(pattern for pattern in compiled if pattern is not None))
 
-    def _glob(self, pattern: str, node: yaml.Node, separator: str, at: str, denying: bool) -> re.Pattern[str] | None:
+    def _glob(self, pattern: str, node: yaml.Node, separator: str, at: str, denying: bool) -> Matches | None:
         """The compiled pattern, or None: one that never compiles never matches, which in a deny rule opens a door."""
         try:
             return compile_glob(pattern, separator)

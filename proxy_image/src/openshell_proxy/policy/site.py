@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 from openshell_proxy.policy.globs import compile_glob
 from openshell_proxy.policy.graphql import Operation, operations_of_message, operations_of_request
 from openshell_proxy.policy.jsonbody import BodyError
 from openshell_proxy.policy.jsonrpc import METHOD_NAME, TOOLS_CALL, Call, Frames, parse_frames
+from openshell_proxy.policy.linear import Matches
 from openshell_proxy.policy.model import MESSAGE, Decision, Endpoint, Request, Rule
 from openshell_proxy.policy.routes import compile_route, specificity
 from openshell_proxy.policy.tables import Table, condition_holds
@@ -49,7 +49,7 @@ class Group:
         self.protocol = first.protocol
         self.audits = all(endpoint.enforcement == "audit" for endpoint in endpoints)
         self.keeps_slash = first.allow_encoded_slash
-        self.path: re.Pattern[str] | None = compile_glob(first.path) if first.path else None
+        self.path: Matches | None = compile_glob(first.path) if first.path else None
         self.route = compile_route(first.path)
         self.graphql = self.protocol == "graphql" or any(endpoint.carries_graphql for endpoint in endpoints)
         limits = [

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
-from openshell_proxy.policy.globs import SPECIAL, translate
+from openshell_proxy.policy.globs import SPECIAL, compile_glob, translate
+from openshell_proxy.policy.linear import Matches, compile_linear, harmless
 from openshell_proxy.policy.model import Request, Rule
 
 Answer = TypeVar("Answer")
@@ -41,16 +42,16 @@ def condition_holds(rule: Rule, host: str, port: int, request: Request, denying:
 class _Paths(Generic[Answer]):
     """The rules for one method: by exact path, by all globs in one expression, and those with more conditions."""
 
-    __slots__ = ("anything", "conditional", "exact", "glob", "glob_answers")
+    __slots__ = ("anything", "conditional", "exact", "glob", "glob_answers", "one_by_one")
 
     def __init__(self, rules: Iterable[tuple[Rule, Answer]]) -> None:
         self.anything: Answer | None = None
         self.exact: dict[str, Answer] = {}
-        self.conditional: list[tuple[Rule, re.Pattern[str] | None, Answer]] = []
+        self.conditional: list[tuple[Rule, Matches | None, Answer]] = []
         globs: dict[str, Answer] = {}
         for rule, answer in rules:
             if rule.query or rule.when is not None:
-                pattern = None if rule.path == _ANY else re.compile(translate(rule.path), re.DOTALL)
+                pattern = None if rule.path == _ANY else compile_glob(rule.path)
                 self.conditional.append((rule, pattern, answer))
             elif rule.path == _ANY:
                 self.anything = self.anything or answer
@@ -58,8 +59,10 @@ class _Paths(Generic[Answer]):
                 self.exact.setdefault(rule.path, answer)
             else:
                 globs.setdefault(translate(rule.path), answer)
-        self.glob = re.compile("|".join(f"({text})" for text in globs), re.DOTALL) if globs else None
+        together = bool(globs) and all(map(harmless, globs))
+        self.glob = re.compile("|".join(f"({text})" for text in globs), re.DOTALL) if together else None
         self.glob_answers = tuple(globs.values())
+        self.one_by_one = () if together else tuple((compile_linear(text), globs[text]) for text in globs)
 
     def find(self, host: str, port: int, request: Request, denying: bool) -> Answer | None:
         path = request.path
@@ -70,6 +73,9 @@ class _Paths(Generic[Answer]):
             match = self.glob.fullmatch(path)
             if match is not None and match.lastindex is not None:
                 return self.glob_answers[match.lastindex - 1]
+        for each, answer in self.one_by_one:
+            if each.fullmatch(path):
+                return answer
         if self.anything is not None:
             return self.anything
         for rule, pattern, answer in self.conditional:
