@@ -261,14 +261,14 @@ def glob(separator: str) -> Callable[[Case], None]:
             pattern = compile_glob(case["input"]["pattern"], separator)
         except GlobError:
             return same(case, False)
-        same(case, pattern.fullmatch(value) is not None)
+        same(case, bool(pattern.fullmatch(value)))
 
     return run
 
 
 def endpoint_path_match(case: Case) -> None:
     pattern = compile_route(case["input"]["pattern"])
-    same(case, pattern is None or pattern.fullmatch(case["input"]["path"]) is not None)
+    same(case, pattern is None or bool(pattern.fullmatch(case["input"]["path"])))
 
 
 def host_pattern(case: Case) -> None:

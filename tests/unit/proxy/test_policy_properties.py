@@ -193,7 +193,7 @@ RULE = st.fixed_dictionaries({"method": st.sampled_from((*METHODS, "*")), "path"
 
 def fires(rule: dict[str, str], method: str, path: str) -> bool:
     same = rule["method"] in ("*", method) or (rule["method"], method) == ("GET", "HEAD")
-    return same and (rule["path"] == "**" or compile_glob(rule["path"]).fullmatch(path) is not None)
+    return same and (rule["path"] == "**" or bool(compile_glob(rule["path"]).fullmatch(path)))
 
 
 @EXAMPLES
