@@ -135,11 +135,15 @@ class Pipeline:
             event.allowed = True
             if decision.message_policy:
                 messages = Messages(self, policy, intent, event)
-            return await Exchange(
-                client, head, target, fields, connect, self.pool, event,
-                upgraded=lambda: self.audit.event(dataclasses.replace(event)),
-                open_judged=messages.open if messages else None,
-            ).run()  # fmt: skip
+
+            def upgraded() -> None:
+                self.audit.event(dataclasses.replace(event))
+                self.under_way.follow(event, lambda: exchange.passed())
+
+            exchange = Exchange(
+                client, head, target, fields, connect, self.pool, event, upgraded, messages.open if messages else None
+            )
+            return await exchange.run()
         except Refusal as refusal:
             event.refused(refusal)
             raise

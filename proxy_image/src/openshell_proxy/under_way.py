@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections.abc import Callable
 
 from openshell_proxy.audit import Event
 from openshell_proxy.refusal import Refusal
@@ -23,6 +24,7 @@ class _Entry:
     event: Event
     moved: int
     since: float
+    passed: Callable[[], int] = int  # bytes that the event does not tell yet
     expired: bool = False
 
 
@@ -44,6 +46,10 @@ class UnderWay:
         assert task is not None
         self._entries[id(event)] = _Entry(task, event, event.bytes_in + event.bytes_out, time.monotonic())
 
+    def follow(self, event: Event, passed: Callable[[], int]) -> None:
+        """From now on *passed* tells the bytes of a connection that was upgraded; the event does when it ends."""
+        self._entries[id(event)].passed = passed
+
     def end(self, event: Event) -> None:
         self._entries.pop(id(event), None)
 
@@ -56,12 +62,12 @@ class UnderWay:
         return True
 
     def sweep(self) -> None:
-        """Cancel what has stood still for too long. An upgraded connection (101) is its relay's own business."""
+        """Cancel what has stood still for too long."""
         now = time.monotonic()
         for entry in self._entries.values():
             event = entry.event
-            moved = event.bytes_in + event.bytes_out
-            if moved != entry.moved or event.status == 101:
+            moved = event.bytes_in + event.bytes_out + entry.passed()
+            if moved != entry.moved:
                 entry.moved, entry.since = moved, now
             elif now - entry.since >= self.limits.idle and not entry.expired:
                 entry.expired = True

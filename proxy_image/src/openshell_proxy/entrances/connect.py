@@ -97,7 +97,8 @@ class Tunnel:
     ) -> tuple[Kind, socket.socket | None]:
         """What the client speaks. Where the policy does not inspect, the server may also be first to speak.
 
-        Time alone decides nothing: a client that is merely slow is still seen for what it speaks.
+        Time alone decides nothing: a client that is merely slow is still seen for what it speaks. Where neither side
+        ever speaks, the tunnel stands as still as any other may.
         """
         limits = self.pipeline.limits
         try:
@@ -110,8 +111,10 @@ class Tunnel:
         client = asyncio.ensure_future(first_kind(self.sock))
         server = asyncio.ensure_future(readable(upstream))
         try:
-            await asyncio.wait((client, server), return_when=asyncio.FIRST_COMPLETED)
-            return (client.result() if client.done() else "unknown"), upstream
+            await asyncio.wait((client, server), timeout=limits.idle, return_when=asyncio.FIRST_COMPLETED)
+            if not client.done():
+                return ("unknown" if server.done() else "silent"), upstream
+            return client.result(), upstream
         except BaseException:
             upstream.close()
             raise

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -24,6 +25,8 @@ from openshell_proxy.under_way import RETRY_AFTER
 Serve = Callable[[socket.socket], Awaitable[None]]
 BACKLOG = 256
 TURNED_AWAY = 64
+ACCEPT_PAUSE = 0.5  # seconds
+_NOTHING_FREE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class Connections:
@@ -69,19 +72,31 @@ class Listener:
             self.sock.close()
             raise
         self.port = int(self.sock.getsockname()[1])
+        self._pause: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
         asyncio.get_running_loop().add_reader(self.sock.fileno(), self._accept)
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self.sock.fileno())
+        if self._pause is not None:
+            self._pause.cancel()
         self.sock.close()
+
+    def _wait_a_while(self) -> None:
+        """Where nothing is free the next try at once would fail again, and again: all the processor's time."""
+        self.audit.event(Event("client", False, "", self.port, engine="client", reason="no file descriptor is free"))
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self.sock.fileno())
+        self._pause = loop.call_later(ACCEPT_PAUSE, self.begin)
 
     def _accept(self) -> None:
         for _ in range(BACKLOG):
             try:
                 client, peer = self.sock.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in _NOTHING_FREE:
+                    self._wait_a_while()
                 return
             client.setblocking(False)
             if peer[0] != self.agent_ip or self.connections.full():
@@ -103,6 +118,10 @@ class Listener:
         except (OSError, TimeoutError, asyncio.CancelledError):
             if client.fileno() >= 0:
                 client.close()
+        except Exception:  # a fault of ours is no secret, and no connection that stays
+            if client.fileno() >= 0:
+                client.close()
+            raise
 
 
 def proxy_port(pipeline: Pipeline, authority: Authority) -> Serve:

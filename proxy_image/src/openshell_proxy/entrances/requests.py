@@ -155,6 +155,10 @@ class Requests:
         except (Broken, OSError, asyncio.CancelledError):
             self.client.on_lost = None
             self.client.abort()
+        except Exception:
+            self.client.on_lost = None
+            self.client.abort()
+            raise
         finally:
             unwatch()
 

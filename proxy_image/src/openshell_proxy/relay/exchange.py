@@ -71,8 +71,9 @@ class _NoAnswer(Exception):
 class Exchange:
     """``target`` and ``fields`` are what goes on the wire; ``connect(fresh)`` gives a connection to the destination.
 
-    ``upgraded`` is called when both sides have become a WebSocket. ``open_judged(client, upstream, deflate)`` makes the
-    relay of one whose messages are judged; without it the two sides talk without us.
+    ``upgraded`` is called when both sides have become a WebSocket, and ``passed()`` tells the bytes since then.
+    ``open_judged(client, upstream, deflate)`` makes the relay of one whose messages are judged; without it the two sides
+    talk without us.
     """
 
     client: Stream
@@ -84,6 +85,7 @@ class Exchange:
     event: Event
     upgraded: Callable[[], None]
     open_judged: OpenJudged | None = None
+    passed: Callable[[], int] = int
 
     async def run(self) -> bool:
         """Do it; True when the client's connection can carry another request.
@@ -278,6 +280,7 @@ class Exchange:
             raise Refusal(502, "upstream_protocol_error", f"the destination's answer is bad: {error}") from None
 
     async def _judged(self, relay: Judged) -> None:
+        self.passed = lambda: relay.received + relay.sent
         try:
             await relay.run()
         finally:
@@ -293,6 +296,7 @@ class Exchange:
             raise Broken("a side was gone before the upgrade")
         early_up, early_down = self.client.consume(len(self.client.buffer)), upstream.consume(len(upstream.buffer))
         pipe = Pipe()
+        self.passed = lambda: pipe.received
         pipe.client.transport, pipe.upstream.transport = client, there
         pipe.join(pipe.client, client, early_up)
         pipe.join(pipe.upstream, there, early_down)

@@ -1,0 +1,134 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Clients and destinations that want nothing but to hold on to what the sidecar has little of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from loopback import HOST, SWITCHING, WEBSOCKET, World, hello, read_request, rest
+from openshell_proxy.entrances.listener import Listener
+from openshell_proxy.pipeline import Pipeline
+from openshell_proxy.settings import Limits
+
+STILL = "no byte came for 1 seconds"
+
+
+def get(port: int, *fields: str) -> bytes:
+    lines = [f"GET http://{HOST}:{port}/ HTTP/1.1", f"Host: {HOST}:{port}", *fields]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An origin that never speaks."""
+    await reader.read()
+
+
+async def switches(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An origin that becomes a WebSocket and never speaks."""
+    await read_request(reader)
+    writer.write(SWITCHING)
+    await reader.read()
+
+
+async def test_a_tunnel_in_which_nobody_ever_speaks_ends(world: World) -> None:
+    there = await world.origin(silent)
+    await world.start({"host": HOST, "port": there.port}, limits=Limits(idle=1))
+    client = await world.tunnel(there.port, tls=False)
+    assert await client.ended() == b""
+
+
+@pytest.mark.parametrize("judged", [False, True])
+async def test_an_upgraded_connection_on_which_nobody_speaks_ends(world: World, judged: bool) -> None:
+    there = await world.origin(switches)
+    messages = {"protocol": "websocket", "deny_rules": [{"method": "WEBSOCKET_TEXT", "path": "/never"}]}
+    await world.start(rest(there.port) | (messages if judged else {}), limits=Limits(idle=1))
+    client = await world.client()
+    await client.send(get(there.port, *WEBSOCKET))
+    assert (await client.head())[0] == 101
+    with contextlib.suppress(ConnectionResetError):
+        await client.ended()
+    assert STILL in [event.get("status_detail") for event in await world.events()]
+
+
+@pytest.fixture
+def no_descriptors() -> Iterator[Callable[[], None]]:
+    """A function after whose call the process can open no file, until it is called again or the test ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+
+    def switch() -> None:
+        if taken:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            while taken:
+                os.close(taken.pop())
+            return
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 2, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+
+    yield switch
+    if taken:
+        switch()
+
+
+async def test_a_connection_that_finds_no_descriptor_costs_no_processor(
+    world: World, no_descriptors: Callable[[], None]
+) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    assert world.sidecar is not None
+    listener = world.sidecar.listeners[0]
+    assert isinstance(listener, Listener)
+    client = socket.socket()
+    client.setblocking(False)
+    no_descriptors()
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", listener.port))
+    async with asyncio.timeout(10):
+        while listener._pause is None:
+            await asyncio.sleep(0.01)
+    busy = time.process_time()
+    await asyncio.sleep(0.3)  # the time over which the processor's is measured
+    assert time.process_time() - busy < 0.1
+    no_descriptors()
+    client.close()
+    other = await world.client()
+    await other.send(get(there.port))
+    assert (await other.response()).status == 200
+    assert "no file descriptor is free" in [event.get("status_detail") for event in await world.events()]
+
+
+async def test_a_fault_of_ours_ends_the_connection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def faulty(*_arguments: object) -> bool:
+        raise RuntimeError("a fault")
+
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: faults.append(context.get("exception")))
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    monkeypatch.setattr(Pipeline, "request", faulty)
+    client = await world.client()
+    await client.send(get(there.port))
+    with pytest.raises(ConnectionResetError):
+        await client.ended()
+    assert there.connections == 0
+
+
+async def test_a_gateway_that_does_not_resolve_is_told_in_the_log(world: World) -> None:
+    world.gateway = ("no-such-host.invalid", 80)
+    await world.start()
+    client = await world.client(1)
+    assert await client.ended() == b""
+    told = [event["status_detail"] for event in await world.events() if event["class_uid"] == 4001]
+    assert len(told) == 1
+    assert told[0].startswith("the gateway is unreachable: ")
