@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Mapping, cast
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.text.converters import to_native
+from ansible.utils.unsafe_proxy import wrap_var
 
 DOCUMENTATION = r"""
 name: policy_text
@@ -20,6 +21,7 @@ version_added: 0.1.0
 description:
   - Reads the file, or writes the mapping as YAML, and adds further entries to C(network_policies).
   - A file without additions is passed on byte for byte, so that the engine's messages have the right line numbers.
+  - Braces in the text are the policy's own; no version of Ansible takes them for a template.
 positional: _input
 options:
   _input:
@@ -51,7 +53,8 @@ NOTHING_ALLOWED = "version: 1\nnetwork_policies: {}\n"
 def policy_text(policy: Any, entries: Mapping[str, Any] | None = None) -> str:
     """YAML text of *policy*; raises AnsibleFilterError with one sentence."""
     text = _text(policy)
-    return _with_entries(text, entries) if entries else text
+    # Before 2.19 ansible-core templates a fact's text again where it is used, a file's {{ lookup('pipe', …) }} included.
+    return cast(str, wrap_var(_with_entries(text, entries) if entries else text))
 
 
 def _text(policy: Any) -> str:

@@ -91,6 +91,8 @@ class Configuration:
             self.error = "policy:1: the policy is not UTF-8"
         except PolicyError as error:
             self.error = str(error)
+        except Exception as error:  # a fault of ours must not leave a policy in force that the failure mode would not
+            self.error = f"policy:1: the policy cannot be read ({type(error).__name__})"
         return self.generation.policy if self.generation else deny_all()
 
     def _trust(self, data: bytes) -> UpstreamTls:

@@ -11,9 +11,12 @@ import re
 import time
 from typing import Any
 
+import loopback
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loopback import World, hello, rest
+from openshell_proxy import configuration
 from openshell_proxy.policy import Intent, Policy, PolicyError, Request, load_policy
 from openshell_proxy.policy.globs import GlobError, translate
 from openshell_proxy.policy.linear import Linear, harmless
@@ -138,3 +141,20 @@ def test_huge_numbers_are_refused_or_passed_but_never_break_it() -> None:
     body = b'{"jsonrpc":"2.0","method":"b","id":' + b"9" * 60_000 + b"}"
     assert not allowed(judge, "/x", body, "POST")
     assert time.monotonic() - started < SECONDS
+
+
+@pytest.mark.parametrize(("mode", "status"), [("fail_closed", 403), ("retain_last_valid", 200)])
+async def test_a_fault_in_reading_a_policy_is_a_bad_policy(
+    world: World, monkeypatch: pytest.MonkeyPatch, mode: str, status: int
+) -> None:
+    def faulty(*_arguments: object, **_options: object) -> Policy:
+        raise RecursionError
+
+    there = await world.origin(hello)
+    await world.start(rest(there.port), failure_mode=mode)
+    monkeypatch.setattr(configuration, "load_policy", faulty)
+    assert "RecursionError" in world.reload(rest(there.port, "read-only"))["policy_error"]
+    client = await world.client()
+    place = f"{loopback.HOST}:{there.port}"
+    await client.send(f"GET http://{place}/ HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
+    assert (await client.response()).status == status
