@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import io
 import json
+import random
 import socket
 import ssl
 import struct
@@ -41,6 +43,16 @@ class LoopbackGuard(Guard):
         return (self.address,)
 
 
+def free_port(*addresses: str) -> int:
+    """A port that nobody has at any of *addresses*, and that no connection gets by itself (ip(7), ip_local_port_range)."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for address in addresses:
+                stack.enter_context(socket.create_server((address, port)))
+            return port
+    raise AssertionError("no port is free")
+
+
 class Origin:
     """A server whose connections are served by *handler*; counts them."""
 
@@ -53,7 +65,8 @@ class Origin:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, context: ssl.SSLContext | None, address: str = "127.0.0.1") -> None:
-        self.server = await asyncio.start_server(self._serve, address, 0, ssl=context)
+        port = 0 if address == "127.0.0.1" else free_port("127.0.0.1", address)
+        self.server = await asyncio.start_server(self._serve, address, port, ssl=context)
         self.port = self.server.sockets[0].getsockname()[1]
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -58,16 +58,16 @@ class Process:
 
     def command(self, *args: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "openshell_proxy", *args]
-        return subprocess.run(command, env=self.environ, text=True, capture_output=True, check=False, timeout=30)
+        return subprocess.run(command, env=self.environ, text=True, capture_output=True, check=False, timeout=60)
 
     def serve(self) -> subprocess.CompletedProcess[str]:
         """What is left of a start that is expected to fail."""
-        return subprocess.run(SERVING, env=self.environ, text=True, capture_output=True, check=False, timeout=30)
+        return subprocess.run(SERVING, env=self.environ, text=True, capture_output=True, check=False, timeout=60)
 
     def start(self) -> None:
         pipe = subprocess.PIPE
         self.running = subprocess.Popen(SERVING, env=self.environ, text=True, stdout=pipe, stderr=pipe)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.ready.exists():
             assert self.running.poll() is None, self.running.communicate()
             assert time.monotonic() < deadline
@@ -77,7 +77,7 @@ class Process:
         assert self.running is not None
         process, self.running = self.running, None
         process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=20)
+        stdout, stderr = process.communicate(timeout=60)
         return process.returncode, stdout, stderr
 
 
@@ -127,13 +127,13 @@ def test_a_port_that_is_taken_means_not_ready_and_a_stale_ready_is_gone(
     assert not process.ready.exists()
 
 
-def test_it_ends_within_a_second_with_connections_open(process: Process) -> None:
+def test_it_ends_before_podman_would_kill_it_with_connections_open(process: Process) -> None:
     process.start()
     idle = socket.create_connection((ADDRESS, 3128), 5)
     idle.sendall(b"GET http://a.test/ HTTP/1.1\r\n")
     begun = time.monotonic()
     code, stdout, stderr = process.end()
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 5.0  # the role's stop_timeout; the connection may stay for 30 seconds
     assert (code, stderr) == (0, "")
     assert not process.ready.exists()
     assert json.loads(stdout.splitlines()[-1])["message"] == "stopped"

@@ -37,7 +37,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 TEXT, BINARY, CONT, CLOSE, PING = Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.CLOSE, Opcode.PING
-SMALL = MessageLimits(text=1000, binary_frame=2000, fragments=8, idle=0.1, total=0.3, write=0.3, close=0.3)
+SMALL = MessageLimits(text=1000, binary_frame=2000, fragments=8, close=0.3)
 FORBIDDEN = b"forbidden"
 
 
@@ -375,14 +375,14 @@ async def test_what_is_not_allowed_closes_and_none_of_it_arrives(world: World, s
 @pytest.mark.parametrize("sent", [frame(TEXT, b"x", fin=False), frame(TEXT, b"whole")[:-1]])
 async def test_a_message_that_stalls_is_given_up(world: World, sent: bytes) -> None:
     recorder = Recorder()
-    client, _ = await opened(world, recorder, limits=dataclasses.replace(SMALL, total=60.0))
+    client, _ = await opened(world, recorder, limits=dataclasses.replace(SMALL, idle=0.1))
     await client.send(sent)
     assert await closed_with(client) == 1008
     assert await recorder.frames() == [(CLOSE, struct.pack("!H", 1001))]
 
 
 async def test_a_message_that_only_trickles_is_given_up(world: World) -> None:
-    client, _ = await opened(world, Recorder(), limits=dataclasses.replace(SMALL, idle=10.0, fragments=10**9))
+    client, _ = await opened(world, Recorder(), limits=dataclasses.replace(SMALL, total=0.3, fragments=10**9))
 
     async def trickle() -> None:
         await client.send(frame(TEXT, b"", fin=False))
@@ -396,7 +396,7 @@ async def test_a_message_that_only_trickles_is_given_up(world: World) -> None:
 
 
 async def test_only_so_many_messages_are_gathered_at_once(world: World) -> None:
-    limits = dataclasses.replace(SMALL, idle=20.0, total=20.0, assemblies=1, waiting=1)
+    limits = dataclasses.replace(SMALL, assemblies=1, waiting=1)
     recorder = Recorder()
     first, there = await opened(world, recorder, limits=limits)
     await first.send(frame(TEXT, b"held", fin=False))
@@ -429,7 +429,7 @@ async def test_a_destination_that_takes_nothing_is_given_up(world: World) -> Non
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.Event().wait()
 
-    client, _ = await opened(world, origin, limits=dataclasses.replace(SMALL, text=1 << 20))
+    client, _ = await opened(world, origin, limits=dataclasses.replace(SMALL, text=1 << 20, write=0.3))
     sending = asyncio.create_task(client.send(frame(TEXT, b"x" * 500_000) * 40))
     assert await closed_with(client) == 1011
     sending.cancel()
