@@ -12,6 +12,7 @@ import json
 import pytest
 from loopback import HOST, World, answer, hello, read_request, rest
 from openshell_proxy.relay.http1 import Body, Framing, ProtocolError
+from openshell_proxy.relay.http2_head import Malformed, read_head
 from openshell_proxy.settings import Limits
 
 
@@ -54,6 +55,19 @@ async def test_one_content_length_is_handed_back(world: World) -> None:
 def test_a_trailer_cannot_be_a_field_that_routes_or_frames(name: str) -> None:
     with pytest.raises(ProtocolError):
         Body(Framing("chunked")).take(f"0\r\n{name}: x\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize("name", [b"host", b"content-length"])
+def test_nor_can_one_of_http2(name: bytes) -> None:
+    with pytest.raises(Malformed):
+        read_head([(name, b"1")], "trailers")
+
+
+def test_a_method_of_http2_is_as_short() -> None:
+    head = [(b":scheme", b"https"), (b":authority", b"a"), (b":path", b"/")]
+    assert read_head([(b":method", b"X" * 64), *head], "request").pseudo[b":method"]
+    with pytest.raises(Malformed):
+        read_head([(b":method", b"X" * 65), *head], "request")
 
 
 def test_nothing_but_a_line_end_follows_a_chunk() -> None:

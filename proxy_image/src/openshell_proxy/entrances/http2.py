@@ -126,6 +126,9 @@ class ClientConnection(Endpoint):
             side.reset(ErrorCodes.CANCEL)
         except (OSError, H2Error):
             side.reset(ErrorCodes.INTERNAL_ERROR)
+        except Exception:  # a fault of ours is no secret, and no stream that stays
+            side.reset(ErrorCodes.INTERNAL_ERROR)
+            raise
 
     async def _one(self, side: Side, head: Head, large: bool) -> None:
         origin, method = self.origin, head.pseudo[b":method"].decode("ascii")

@@ -22,7 +22,8 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _CONNECTION = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 _DROPPED = frozenset((b"proxy-authorization", b"proxy-authenticate"))
-_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+_NO_TRAILERS = frozenset((b"host", b"content-length"))  # RFC 9110, 6.5.1; the others are refused everywhere
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
 _REQUEST = frozenset((b":method", b":scheme", b":authority", b":path"))
 _FIELD_OVERHEAD = 32  # RFC 9113, 6.5.2
@@ -76,6 +77,8 @@ def read_head(fields: Iterable[Header], kind: Kind) -> Head:
             raise Malformed("a header name is not a token in lower case")
         if name in _CONNECTION or (name == b"te" and value.lower() != b"trailers"):
             raise Malformed("a header field belongs to a connection of HTTP/1.1")
+        if kind == "trailers" and name in _NO_TRAILERS:
+            raise Malformed("a trailer is a field that routes or frames")
         if name == b"content-length":
             _declare(head, value)
         if name not in _DROPPED:
