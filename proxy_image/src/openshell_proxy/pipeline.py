@@ -150,13 +150,7 @@ class Pipeline:
         except asyncio.CancelledError:
             if not self.under_way.expired(event):
                 raise
-            event.reason = f"no byte came for {self.limits.idle:g} seconds"
-            if event.status:
-                raise Broken(event.reason) from None
-            detail = f"{intent.host}:{intent.port} did not answer: {event.reason}"
-            late = Refusal(504, "upstream_timeout", detail)
-            event.refused(late)
-            raise late from None
+            raise self._stood_still(intent, event) from None
         finally:
             self.under_way.end(event)
             if messages is not None:
@@ -166,20 +160,40 @@ class Pipeline:
             else:
                 self.audit.event(event)
 
-    async def stream(self, intent: Intent, event: Event, relay: Callable[[tuple[str, ...]], Awaitable[None]]) -> None:
+    async def stream(
+        self, intent: Intent, event: Event, relay: Callable[[tuple[str, ...]], Awaitable[None]],
+        passed: Callable[[], int],
+    ) -> None:  # fmt: skip
         """One request of HTTP/2 from decision to the response's last byte; *relay* carries it to the addresses given.
 
-        Without its body: where the policy needs that for its decision, the request is refused.
+        Without its body: where the policy needs that for its decision, the request is refused. *passed* tells the bytes
+        that have come and gone so far.
         """
         try:
+            self.under_way.begin(event)
+            self.under_way.follow(event, passed)
             _, addresses = await self.admit(intent, event)
             event.allowed = True
             await relay(addresses)
         except Refusal as refusal:
             event.refused(refusal)
             raise
+        except asyncio.CancelledError:
+            if not self.under_way.expired(event):
+                raise
+            raise self._stood_still(intent, event) from None
         finally:
+            self.under_way.end(event)
             self.audit.event(event)
+
+    def _stood_still(self, intent: Intent, event: Event) -> Exception:
+        """What a request ends with on which no byte came for too long."""
+        event.reason = f"no byte came for {self.limits.idle:g} seconds"
+        if event.status:
+            return Broken(event.reason)
+        late = Refusal(504, "upstream_timeout", f"{intent.host}:{intent.port} did not answer: {event.reason}")
+        event.refused(late)
+        return late
 
 
 def _denied(intent: Intent, decision: Decision) -> Refusal:

@@ -556,3 +556,43 @@ async def test_frames_that_come_with_real_work_are_no_flood(two: Two) -> None:
         await peer.send(stream, b"x")
         await peer.over(stream)
     assert peer.goaway is None
+
+
+async def unanswered(peer: Peer, stream: int) -> None:
+    """Say nothing at all."""
+
+
+async def begun(peer: Peer, stream: int) -> None:
+    """Begin an answer, and say no more."""
+    peer.core.send_headers(stream, [(b":status", b"200")])
+    peer.flush()
+
+
+async def limited(two: Two, serve: Serve, limits: Limits) -> tuple[Peer, int]:
+    made = await two.world.origin(origin_of(serve), tls=["h2", "http/1.1"])
+    await two.world.start(rest(made.port), limits=limits)
+    return await two.peer(made.port), made.port
+
+
+async def test_a_stream_without_an_answer_is_a_504(two: Two) -> None:
+    client, port = await limited(two, unanswered, Limits(idle=1))
+    stream = client.ask(head(port))
+    await client.over(stream)
+    assert client.heads[stream][0][b":status"] == b"504"
+
+
+async def test_a_stream_that_stands_still_is_reset(two: Two) -> None:
+    client, port = await limited(two, begun, Limits(idle=1))
+    stream = client.ask(head(port))
+    await client.over(stream)
+    assert client.heads[stream][0][b":status"] == b"200"
+    assert client.resets[stream] == ErrorCodes.CANCEL
+
+
+async def test_streams_count_as_requests(two: Two) -> None:
+    client, port = await limited(two, unanswered, Limits(requests=1))
+    first = client.ask(head(port))
+    second = client.ask(head(port))
+    await client.over(second)
+    assert client.heads[second][0][b":status"] == b"503"
+    assert first not in client.ended

@@ -121,7 +121,7 @@ class ClientConnection(Endpoint):
         except Refusal as refusal:
             self._refuse(side, head, refusal)
         except Broken:
-            pass
+            side.reset(ErrorCodes.CANCEL)  # where the destination's reset has not been passed on already
         except asyncio.CancelledError:
             side.reset(ErrorCodes.CANCEL)
         except (OSError, H2Error):
@@ -151,7 +151,7 @@ class ClientConnection(Endpoint):
 
             await StreamExchange(side, method, fields, open_stream, event).run()
 
-        await self.pipeline.stream(intent, event, relay)
+        await self.pipeline.stream(intent, event, relay, lambda: side.received + side.sent)
 
     def _intent(self, head: Head, method: str) -> tuple[Intent, str]:
         """What is asked, in the one form that policy knows; whatever it says, it goes to the tunnel's host or nowhere."""
