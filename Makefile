@@ -2,10 +2,11 @@
 SHELL := bash
 PLAYBOOK := .venv/bin/ansible-playbook
 NAME ?= demo
+SCENARIO ?= default
 CASES ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance fuzz build sanity integration clean-host
+.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance fuzz build sanity integration molecule clean-host
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -24,7 +25,7 @@ sandbox: bootstrap ## make sandbox NAME=demo: create a sandbox and prove it
 	@scripts/prove.sh $(NAME)
 	@echo "Enter it with: podman exec -it openshell-agent-$(NAME) bash"
 
-test: test-quick sanity integration ## everything that CI runs
+test: test-quick sanity integration molecule ## everything that CI runs
 
 test-quick: lint types unit conformance ## lint, types, unit, conformance
 
@@ -58,6 +59,9 @@ sanity: bootstrap-dev ## ansible-test sanity on the collection as it is built
 
 integration: bootstrap-dev ## real Podman, real clients
 	@.venv/bin/pytest tests/integration
+
+molecule: bootstrap-dev ## make molecule SCENARIO=default: one Molecule scenario, whole sequence
+	@scripts/molecule.sh $(SCENARIO)
 
 clean-host: ## remove everything of this project from the machine
 	@scripts/clean_host.sh

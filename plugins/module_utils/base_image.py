@@ -16,6 +16,7 @@ from ansible.module_utils.urls import open_url
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, last_words
 
 PROBE_SECONDS = 5
+IMAGES_LOCK = "images"  # who makes or removes images holds it: a build's layers are nobody's for a moment
 BOOTSTRAPPED = frozenset(("debian", "ubuntu"))
 
 
@@ -100,7 +101,7 @@ def bootstrap(podman: Podman, name: str, packages: Sequence[str]) -> None:
         maker.stdin.write(package_sources().encode())
         maker.stdin.close()
         imported = subprocess.run(
-            [*podman.command(), "import", "--message", "openshell base image", "-", name],
+            [*podman.command(), "import", "--change", "LABEL openshell.managed=true", "-", name],
             stdin=maker.stdout,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -337,6 +337,20 @@ class Podman:
         result = self.run(["image", "inspect", "--format", "{{.Id}}", reference], check=False)
         return result.stdout.strip() or None if result.rc == 0 else None
 
+    def images(self) -> List[Json]:
+        """Every image that has a name, and every one that lost its name; not the layers between."""
+        found: List[Json] = self.json(["images", "--format", "json"])
+        return found
+
+    def remove_image(self, name: str) -> bool:
+        """Remove an image's name, and the image with its last one; True when it was there. Idempotent."""
+        result = self.run(["rmi", name], check=False)
+        if result.rc == 0:
+            return True
+        if _only_missing(result.stderr) or "not known" in result.stderr:
+            return False
+        raise PodmanError("rmi", result.rc, result.stderr)
+
     # -- one at a time -------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, List
+from typing import Dict, List, Sequence
 
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_converge import REPLACED_SUFFIX
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
@@ -29,7 +29,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names im
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One Podman object: ``kind`` is container, volume, secret or network."""
+    """One Podman object: ``kind`` is container, volume, secret, network or image."""
 
     kind: str
     name: str
@@ -92,6 +92,8 @@ def _remove_one(podman: Podman, item: Item, stop_timeout: int) -> bool:
         return podman.remove_volume(item.name)
     if item.kind == "secret":
         return podman.remove_secret(item.name)
+    if item.kind == "image":
+        return podman.remove_image(item.name)
     with podman.lock():
         return podman.remove_network(item.name)
 
@@ -101,14 +103,22 @@ def release_shared(podman: Podman) -> List[Item]:
 
     A sandbox being created has its network before it touches what is shared, and both happen under one lock.
     """
-    removed: List[Item] = []
     with podman.lock():
-        managed = [entry["name"] for entry in podman.networks(f"{LABEL_MANAGED}=true")]
-        if any(name != BRIDGE_NETWORK for name in managed):
-            return []
-        if BRIDGE_NETWORK in managed and podman.remove_network(BRIDGE_NETWORK):
-            removed.append(Item("network", BRIDGE_NETWORK))
-        secret = podman.secret(AUTHORITY_SECRET)
-        if secret is not None and is_ours(secret["Spec"].get("Labels")) and podman.remove_secret(AUTHORITY_SECRET):
-            removed.append(Item("secret", AUTHORITY_SECRET))
-    return removed
+        items = shared_items(podman, ())
+        if Item("network", BRIDGE_NETWORK) in items:
+            podman.remove_network(BRIDGE_NETWORK)
+        if Item("secret", AUTHORITY_SECRET) in items:
+            podman.remove_secret(AUTHORITY_SECRET)
+    return items
+
+
+def shared_items(podman: Podman, gone: Sequence[Item]) -> List[Item]:
+    """What no sandbox needs any more when *gone* are gone: the bridge and the host's authority, or nothing."""
+    managed = [entry["name"] for entry in podman.networks(f"{LABEL_MANAGED}=true")]
+    if any(name != BRIDGE_NETWORK and Item("network", name) not in gone for name in managed):
+        return []
+    items = [Item("network", BRIDGE_NETWORK)] if BRIDGE_NETWORK in managed else []
+    secret = podman.secret(AUTHORITY_SECRET)
+    if secret is not None and is_ours(secret["Spec"].get("Labels")):
+        items.append(Item("secret", AUTHORITY_SECRET))
+    return items

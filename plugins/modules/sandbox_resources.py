@@ -52,6 +52,8 @@ options:
     description: Seconds between SIGTERM and SIGKILL for each container.
     type: int
     default: 5
+seealso:
+  - module: openshell.sandbox.prune
 """
 
 EXAMPLES = r"""
@@ -74,7 +76,7 @@ sidecar_log:
   elements: str
 """
 
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import client, diff, new_module, run_module
@@ -84,6 +86,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.removal import (
     known_id,
     release_shared,
     remove,
+    shared_items,
 )
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
 
@@ -100,10 +103,10 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     elif params["keep_workspace"]:
         present = [item for item in present if item.name != names.workspace_volume]
     sidecar_log = podman.logs(names.proxy, 10) if Item("container", names.proxy) in present else []
-    removed: List[Item] = list(present)
-    if not module.check_mode:
-        removed = remove(podman, present, params["stop_timeout"])
-        removed += release_shared(podman)
+    if module.check_mode:
+        removed = present + shared_items(podman, present)
+    else:
+        removed = remove(podman, present, params["stop_timeout"]) + release_shared(podman)
     listed = [item.as_dict() for item in removed]
     return {
         "changed": bool(removed),
