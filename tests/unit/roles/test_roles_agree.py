@@ -29,14 +29,28 @@ def defaults(role: Path) -> dict[str, Any]:
     return dict(yaml.safe_load((role / "defaults/main.yml").read_text()))
 
 
+SHARED = defaults(ROOT / "roles/common")
+
+
 def test_every_role_is_here() -> None:
-    assert [path.name for path in ROLES] == sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
+    """But for the one that has no task, only what the others share."""
+    names = {path.name for path in (ROOT / "roles").iterdir() if path.is_dir()}
+    assert {path.name for path in ROLES} == names - {"common"}
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_what_is_shared_has_one_default(role: Path) -> None:
+    assert yaml.safe_load((role / "meta/main.yml").read_text())["dependencies"] == [
+        {"role": "openshell.sandbox.common"}
+    ]
+    assert not set(SHARED) & set(defaults(role))
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_specification_and_defaults(role: Path) -> None:
     told = {name: option["default"] for name, option in options(role).items() if "default" in option}
-    assert told == {name: value for name, value in defaults(role).items() if name not in COMPUTED}
+    shared = {name: value for name, value in SHARED.items() if name in options(role)}
+    assert told == shared | {name: value for name, value in defaults(role).items() if name not in COMPUTED}
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
