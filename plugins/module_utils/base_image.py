@@ -47,7 +47,10 @@ def registry_answers(reference: str) -> bool:
 def why_no_bootstrap(release: Dict[str, str]) -> str:
     """Why this host cannot bootstrap a base image, or ""."""
     if release.get("ID") not in BOOTSTRAPPED or not release.get("VERSION_CODENAME"):
-        return f"{release.get('ID', 'this distribution')} has no bootstrap here, only Debian and Ubuntu have"
+        return (
+            f"{release.get('ID', 'this distribution')} has no bootstrap here, only Debian and Ubuntu have; "
+            "name in openshell_base_image a Debian image that is on this host or that it can pull"
+        )
     if shutil.which("mmdebstrap") is None:
         return "mmdebstrap is not installed; install the package mmdebstrap"
     return ""
@@ -129,5 +132,7 @@ def build_arguments(base: str, packages: Sequence[str], ca_bundle: str, ulimits:
     arguments += ["--build-arg", f"PACKAGES={' '.join(packages)}"]
     arguments += [word for limit in ulimits for word in ("--ulimit", limit)]
     if ca_bundle:
+        # On an SELinux host the file keeps its label, or the rest of the host could not read it any more.
+        arguments += ["--security-opt", "label=disable"]
         arguments += ["--volume", f"{os.path.realpath(ca_bundle)}:/etc/ssl/certs/ca-certificates.crt:ro"]
     return arguments

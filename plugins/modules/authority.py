@@ -39,6 +39,8 @@ options:
     type: list
     elements: str
     default: []
+seealso:
+  - module: openshell.sandbox.sandbox_container
 """
 
 EXAMPLES = r"""

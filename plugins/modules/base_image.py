@@ -10,7 +10,8 @@ module: base_image
 short_description: Have the image that the others are built on
 version_added: 0.1.0
 description:
-  - Pulls it where a registry answers, else bootstraps it from this host's own package mirror.
+  - Takes the one that is on the host already, else pulls it where a registry answers, else bootstraps it from this
+    host's own package mirror.
   - Says every ten seconds that it is still at work.
 extends_documentation_fragment:
   - openshell.sandbox._attributes
@@ -36,7 +37,8 @@ options:
     elements: str
     default: []
 notes:
-  - Bootstrapping needs C(mmdebstrap), and Debian or Ubuntu as the host. Elsewhere pull, or load an image and name it.
+  - Bootstrapping needs C(mmdebstrap), and Debian or Ubuntu as the host. Elsewhere pull, or load a Debian image
+    and give its name as O(reference).
 seealso:
   - module: openshell.sandbox.image
 """
@@ -79,7 +81,8 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     params = module.params
     podman = client(module)
     try:
-        pulled = choose(params["source"], params["reference"]) == "pull"
+        there = params["source"] != "bootstrap" and podman.image_id(params["reference"]) is not None
+        pulled = there or choose(params["source"], params["reference"]) == "pull"
         name = params["reference"] if pulled else params["name"]
         changed = podman.image_id(name) is None
         if changed and not module.check_mode:

@@ -15,6 +15,7 @@ description:
 extends_documentation_fragment:
   - openshell.sandbox._attributes
   - openshell.sandbox._attributes.info_module
+  - openshell.sandbox._attributes.actiongroup
   - openshell.sandbox.podman
 options:
   sandbox_name:
@@ -96,6 +97,8 @@ options:
     description: PEM bundle that upstream connections trust as well; empty detects it, V(none) switches it off.
     type: str
     default: ""
+seealso:
+  - module: openshell.sandbox.sandbox_info
 """
 
 EXAMPLES = r"""

@@ -18,6 +18,8 @@ extends_documentation_fragment:
 options: {}
 author:
   - The openshell.sandbox contributors (@openshell)
+seealso:
+  - module: openshell.sandbox.policy_check
 """
 
 EXAMPLES = r"""

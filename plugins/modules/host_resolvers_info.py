@@ -25,6 +25,8 @@ options:
       - /etc/resolv.conf
 author:
   - The openshell.sandbox contributors (@openshell)
+seealso:
+  - module: openshell.sandbox.sandbox_container
 """
 
 EXAMPLES = r"""

@@ -14,6 +14,7 @@ description:
 extends_documentation_fragment:
   - openshell.sandbox._attributes
   - openshell.sandbox._attributes.info_module
+  - openshell.sandbox._attributes.actiongroup
   - openshell.sandbox.podman
 options:
   names:

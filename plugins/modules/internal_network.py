@@ -29,6 +29,8 @@ options:
     description: Subnet to use; empty lets Podman choose a free one.
     type: str
     default: ""
+seealso:
+  - module: openshell.sandbox.network_connection
 """
 
 EXAMPLES = r"""

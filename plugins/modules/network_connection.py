@@ -36,6 +36,9 @@ options:
     description: Whether the sidecar is started.
     type: bool
     default: true
+seealso:
+  - module: openshell.sandbox.internal_network
+  - module: openshell.sandbox.sandbox_container
 """
 
 EXAMPLES = r"""

@@ -15,6 +15,7 @@ description:
 extends_documentation_fragment:
   - openshell.sandbox._attributes
   - openshell.sandbox._attributes.info_module
+  - openshell.sandbox._attributes.actiongroup
   - openshell.sandbox.podman
 options:
   policy:
@@ -43,6 +44,8 @@ options:
     type: list
     elements: str
     default: []
+seealso:
+  - module: openshell.sandbox.host_registries_info
 """
 
 EXAMPLES = r"""

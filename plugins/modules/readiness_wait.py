@@ -16,6 +16,7 @@ description:
 extends_documentation_fragment:
   - openshell.sandbox._attributes
   - openshell.sandbox._attributes.info_module
+  - openshell.sandbox._attributes.actiongroup
   - openshell.sandbox.podman
 options:
   sandbox_name:
@@ -29,6 +30,8 @@ options:
     description: Seconds to wait at most.
     type: int
     default: 30
+seealso:
+  - module: openshell.sandbox.sandbox_container
 """
 
 EXAMPLES = r"""

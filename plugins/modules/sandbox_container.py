@@ -205,6 +205,10 @@ options:
     description: Seconds to wait for a living sidecar to take new configuration.
     type: int
     default: 15
+seealso:
+  - module: openshell.sandbox.internal_network
+  - module: openshell.sandbox.network_connection
+  - module: openshell.sandbox.sandbox_info
 """
 
 EXAMPLES = r"""

@@ -14,6 +14,7 @@ description:
 extends_documentation_fragment:
   - openshell.sandbox._attributes
   - openshell.sandbox._attributes.info_module
+  - openshell.sandbox._attributes.actiongroup
   - openshell.sandbox.podman
 options:
   sandbox_name:
@@ -23,6 +24,9 @@ options:
     description: Whether to ask each running sidecar for its counts of allowed and denied requests.
     type: bool
     default: false
+seealso:
+  - module: openshell.sandbox.sandbox_container
+  - module: openshell.sandbox.sandbox_state
 """
 
 EXAMPLES = r"""

@@ -30,6 +30,9 @@ options:
     description: Seconds to wait for the sidecar.
     type: int
     default: 30
+seealso:
+  - module: openshell.sandbox.sandbox_container
+  - module: openshell.sandbox.sandbox_info
 """
 
 EXAMPLES = r"""
