@@ -8,6 +8,14 @@ lock=requirements.lock
 as_root() { if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi; }
 say() { printf '==> %s\n' "$*" >&2; }
 
+find_python() { # the first that Ansible runs with
+    local one
+    for one in python3 python3.13 python3.12 python3.11; do
+        "$one" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$one" && return
+    done
+    return 0
+}
+
 install_packages() {
     if command -v apt-get >/dev/null; then
         local missing=() package
@@ -20,7 +28,9 @@ install_packages() {
         as_root apt-get update -qq
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
     elif command -v dnf >/dev/null; then
-        local wanted=(podman netavark crun slirp4netns fuse-overlayfs catatonit python3 git-core openssh-clients)
+        # What a user without root needs comes with podman there: pasta or slirp4netns, as its version wants.
+        local wanted=(podman netavark crun catatonit python3 git-core openssh-clients)
+        [[ $(find_python) ]] || wanted+=(python3.12) # Enterprise Linux 9 has Python 3.9
         rpm -q "${wanted[@]}" >/dev/null 2>&1 && return
         say "installing ${wanted[*]}"
         as_root dnf install -q -y "${wanted[@]}"
@@ -31,14 +41,16 @@ install_packages() {
 }
 
 make_environment() {
-    local stamp
+    local stamp python
     stamp=$(sha256sum "$lock" | cut -d' ' -f1)
     [[ $(cat .venv/.lock 2>/dev/null) == "$stamp" ]] && return
     # The larger set holds the smaller one.
     [[ $lock == requirements.lock && -e .venv/.dev && -x .venv/bin/ansible-playbook ]] && return
+    python=$(find_python)
+    [[ $python ]] || { say "this machine has no Python 3.11 or newer; install one"; exit 1; }
     say "making .venv from $lock"
     rm -rf .venv
-    python3 -m venv .venv
+    "$python" -m venv .venv
     .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
     echo "$stamp" >.venv/.lock
     if [[ $lock == requirements-dev.lock ]]; then touch .venv/.dev; fi

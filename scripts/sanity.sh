@@ -11,6 +11,9 @@ mkdir -p "$HOME/.ansible/test/cache"
 for settings in .config .pip; do # pip's own configuration of this user goes on being used
     if [[ -e $HOME_BEFORE/$settings ]]; then ln -sfnT "$HOME_BEFORE/$settings" "$HOME/$settings"; fi
 done
+# Its environments stay in there for the next run on this checkout; what pip downloads, where pip always keeps it.
+mkdir -p "$HOME/.cache" "$HOME_BEFORE/.cache/pip"
+[[ -e $HOME/.cache/pip ]] || ln -s "$HOME_BEFORE/.cache/pip" "$HOME/.cache/pip"
 pip=$(sed -n "s/^ *pip='\(.*\)',$/\1/p" .venv/lib/python3*/site-packages/ansible_test/_internal/python_requirements.py)
 cp scripts/get_pip.py "$HOME/.ansible/test/cache/get_pip_${pip//./_}.py"
 
