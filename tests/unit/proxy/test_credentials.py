@@ -830,7 +830,8 @@ def test_one_endpoint_alone_does_not_allow_what_is_not_inspected() -> None:
 
 
 def test_the_endpoint_that_governs_a_path_says_what_is_rewritten() -> None:
-    endpoints = [rest(443, path="/a/**", **REWRITING), rest(443)]
+    posts = [{"allow": {"method": "POST", "path": "/**"}}]  # so that a GET is admitted by the broader endpoint
+    endpoints = [{**rest(443, "", path="/a/**", **REWRITING), "rules": posts}, rest(443)]
     policy = load_policy(json.dumps({"version": 1, "network_policies": {"p": {"endpoints": endpoints}}}))
     told = [policy.decide(Intent(HOST, 443, Request("GET", path, {}))) for path in ("/a/x", "/b")]
     assert [(one.allowed, one.credentials.body_rewrite) for one in told] == [(True, True), (True, False)]
