@@ -29,10 +29,11 @@ UID = 1337
 POLICY = "policy.yaml"
 UPSTREAM_CA = "upstream-ca.pem"
 UPSTREAM_PROXY_AUTH = "upstream-proxy-auth"
+SECRETS = "secrets.json"
 
 # Certificates are public but long; a diff names their digest.
 SHOWN_AS_DIGEST = frozenset({UPSTREAM_CA})
-SECRET = frozenset({UPSTREAM_PROXY_AUTH})
+SECRET = frozenset({UPSTREAM_PROXY_AUTH, SECRETS})
 
 
 class Rejected(Exception):
@@ -52,6 +53,11 @@ class Config:
 def policy_config(names: SandboxNames, policy: str) -> Config:
     """The policy alone, in a sandbox that exists."""
     return Config({POLICY: policy}, DIRECTORY, names.proxy_volume, UID)
+
+
+def secrets_config(names: SandboxNames, document: str) -> Config:
+    """The secrets alone, in a sandbox that exists."""
+    return Config({SECRETS: document}, DIRECTORY, names.proxy_volume, UID)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +130,7 @@ def _hand_over(
     podman.run(["kill", "--signal", "HUP", container])
     try:
         sentinel = wait_ready(podman, container, tls_volume, timeout, answered)
-        refused: Any = sentinel.get("policy_error")
+        refused: Any = sentinel.get("credentials_error" if SECRETS in config.files else "policy_error")
     except NotReady as error:
         refused = str(error)
     if refused:

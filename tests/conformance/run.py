@@ -19,6 +19,11 @@ from collections.abc import Callable
 from typing import Any
 
 from openshell_proxy.audit import Entrance
+from openshell_proxy.credentials.document import SecretsError, load_vault
+from openshell_proxy.credentials.placeholders import CANONICAL, canonical, has_marker, reserved_key
+from openshell_proxy.credentials.rewrite import Access
+from openshell_proxy.credentials.streams import Resolve, body_transform
+from openshell_proxy.credentials.vault import Secret, Vault
 from openshell_proxy.destination import (
     ALWAYS_BLOCKED,
     DestinationError,
@@ -73,6 +78,7 @@ from openshell_proxy.relay.http1 import (
     ResponseHead,
     h2c_upgrade,
     parse_request_head,
+    render_head,
     request_framing,
     response_framing,
     websocket_upgrade,
@@ -373,19 +379,19 @@ def forward_host_header(case: Case) -> None:
     same(case, render_host(host, port, 80).decode())
 
 
-def rendered(head: RequestHead, entrance: Entrance, origin: Origin, target: str) -> str:
+def rendered(
+    head: RequestHead, entrance: Entrance, origin: Origin, target: str, env: dict[str, str] | None = None
+) -> str:
     """The head that goes to the destination, as the relay writes it."""
-    return upstream_head(head, target, forwarded_fields(entrance, head, origin), websocket_upgrade(head)).decode(
-        "latin-1"
-    )
+    fields = access(env).fields(forwarded_fields(entrance, head, origin))
+    return upstream_head(head, target, fields, websocket_upgrade(head)).decode("latin-1")
 
 
 def forward_request_rewrite(case: Case) -> None:
-    if case["input"].get("env"):
-        raise Differs("this version resolves no placeholder")
     head = parse_request_head(case["input"]["raw"].encode("latin-1"))
     host, port = parse_authority(case["input"]["authority"], 80)
-    text = rendered(head, "forward", Origin(host, port, False), case["input"]["upstream_path"])
+    env = case["input"].get("env")
+    text = rendered(head, "forward", Origin(host, port, False), case["input"]["upstream_path"], env)
     wanted = all(part in text for part in case["expect"].get("contains", ()))
     if not wanted or any(part in text.lower() for part in case["expect"].get("absent_ci", ())):
         raise Differs(json.dumps(text))
@@ -490,6 +496,88 @@ def ssrf_resolved(case: Case) -> None:
     same(case, "allow")
 
 
+# Placeholders. The secrets of a case are bound to nothing, as OpenShell's own without a provider are.
+
+
+def access(env: dict[str, str] | None) -> Access:
+    vault = Vault([Secret(key, (key,), value.encode()) for key, value in (env or {}).items()])
+    return Access(vault, vault.site("x", 80), "x", 80, "/")
+
+
+def placeholder_env(case: Case) -> None:
+    same(case, {key: canonical(key) for key in case["input"]["env"] if not reserved_key(key)})
+
+
+def placeholder_reserved_key(case: Case) -> None:
+    same(case, reserved_key(case["input"]["key"]))
+
+
+def placeholder_marker_detect(case: Case) -> None:
+    same(case, has_marker(case["input"]["text"].encode()))
+
+
+def placeholder_resolve(case: Case) -> None:
+    """What no header can carry is refused when it is loaded, so nothing is there to resolve."""
+    entries = [{"name": key, "value": value, "hosts": ["x"]} for key, value in case["input"]["env"].items()]
+    try:
+        vault = load_vault(json.dumps({"secrets": entries}))
+    except SecretsError:
+        return same(case, None)
+    match = CANONICAL.fullmatch(case["input"]["placeholder"].encode())
+    same(case, None if match is None else Access(vault, vault.site("x", 80), "x", 80, "/").resolve(match, "").decode())
+
+
+def placeholder_header_line(case: Case) -> None:
+    name, value = case["input"]["line"].split(": ", 1)
+    try:
+        ((_, got),) = access(case["input"]["env"]).fields([(name.encode(), value.encode())])
+    except Refusal:
+        return same(case, "error")
+    same(case, f"{name}: {got.decode()}")
+
+
+def placeholder_header_block(case: Case) -> None:
+    """Some blocks have no Host, which our parser of heads refuses: the lines are split here."""
+    block, _, body = case["input"]["raw"].partition("\r\n\r\n")
+    (method, target, version), lines = block.split("\r\n")[0].split(" "), block.split("\r\n")[1:]
+    fields = [tuple(part.encode() for part in line.split(": ", 1)) for line in lines]
+    asked = access(case["input"]["env"])
+    if case.get("redacted_target") not in (None, asked.vault.redacted(target)):
+        raise Differs(asked.vault.redacted(target))
+    place = case["expect"].partition(":")[2]
+    try:
+        first = f"{method} {asked.target(target)} {version}".encode()
+        got = render_head(first, asked.fields(fields)).decode() + body
+    except Refusal as refusal:
+        got = f"error:{place}" if place and f" {place} " in f"{refusal.detail} " else refusal.detail
+    same(case, got)
+
+
+def placeholder_target(case: Case) -> None:
+    asked, target = access(case["input"]["env"]), case["input"]["target"]
+    got = {"redacted": asked.vault.redacted(target)}
+    same(case, got | ({"resolved": asked.target(target)} if "resolved" in case["expect"] else {}))
+
+
+def placeholder_text(case: Case) -> None:
+    asked = access(case["input"]["env"])
+    rewrite = Resolve(asked)
+    try:
+        text = rewrite.feed(case["input"]["text"].encode()) + rewrite.end()
+    except Refusal:
+        return same(case, "error")
+    same(case, {"text": text.decode(), "replacements": asked.used})
+
+
+def placeholder_body(case: Case) -> None:
+    rewrite = body_transform(access(case["input"]["env"]), case["input"]["content_type"].encode())
+    try:
+        body = rewrite.feed(case["input"]["body"].encode()) + rewrite.end()
+    except Refusal:
+        return same(case, "error")
+    same(case, {"body": body.decode()})
+
+
 GROUPS: dict[str, Callable[[Case], None]] = {
     "access_preset_expand": access_preset_expand,
     "allowed_ips_parse": allowed_ips_parse,
@@ -518,6 +606,15 @@ GROUPS: dict[str, Callable[[Case], None]] = {
     "net_always_blocked": on_network(always_blocked),
     "net_internal": on_network(internal),
     "path_canonicalize": path_canonicalize,
+    "placeholder_body": placeholder_body,
+    "placeholder_env": placeholder_env,
+    "placeholder_header_block": placeholder_header_block,
+    "placeholder_header_line": placeholder_header_line,
+    "placeholder_marker_detect": placeholder_marker_detect,
+    "placeholder_reserved_key": placeholder_reserved_key,
+    "placeholder_resolve": placeholder_resolve,
+    "placeholder_target": placeholder_target,
+    "placeholder_text": placeholder_text,
     "policy_allowed_ips": decision,
     "policy_host_wildcard": decision,
     "policy_l4": decision,

@@ -16,6 +16,8 @@ from typing import Any
 
 from openshell_proxy import __version__
 from openshell_proxy.authority import UpstreamTls, bundle, upstream_context
+from openshell_proxy.credentials.document import SecretsError, load_vault
+from openshell_proxy.credentials.vault import Vault
 from openshell_proxy.pipeline import Generation
 from openshell_proxy.policy import Policy, PolicyError, deny_all, load_policy
 from openshell_proxy.relay.dialer import Dialer
@@ -57,9 +59,11 @@ class Configuration:
     settings: Settings
     generation: Generation | None = None
     error: str = ""
+    secrets_error: str = ""
     read_policy_digest: str = ""
     read_upstream_ca_digest: str = ""
     trusted_digest: str = ""
+    vault_digest: str = ""  # told to nobody: from the digest of a short secret it can be guessed
     quarantined: bool = False
 
     def load(self) -> Generation:
@@ -78,7 +82,7 @@ class Configuration:
             policy = deny_all()
         if before and policy.digest == before.policy.digest:
             policy = before.policy  # the very same: connections have nothing to begin anew for
-        self.generation = Generation(before.number + 1 if before else 1, policy, tls, dialer)
+        self.generation = Generation(before.number + 1 if before else 1, policy, tls, dialer, self._vault())
         return self.generation
 
     def _policy(self, data: bytes) -> Policy:
@@ -94,6 +98,22 @@ class Configuration:
         except Exception as error:  # a fault of ours must not leave a policy in force that the failure mode would not
             self.error = f"policy:1: the policy cannot be read ({type(error).__name__})"
         return self.generation.policy if self.generation else deny_all()
+
+    def _vault(self) -> Vault:
+        """The secrets with their bindings, all of the file or all of before."""
+        self.secrets_error = ""
+        data = read_bytes(self.settings.secrets_file)
+        if self.generation and digest(data) == self.vault_digest:
+            return self.generation.vault
+        try:
+            vault = load_vault(data.decode("utf-8"), self.generation.vault if self.generation else None)
+            self.vault_digest = digest(data)
+            return vault
+        except UnicodeDecodeError:
+            self.secrets_error = "the secrets file is not UTF-8"
+        except SecretsError as error:
+            self.secrets_error = str(error)
+        return self.generation.vault if self.generation else Vault()
 
     def _trust(self, data: bytes) -> UpstreamTls:
         if self.generation and digest(data) == self.trusted_digest:
@@ -136,6 +156,8 @@ class Configuration:
             "read_upstream_ca_digest": self.read_upstream_ca_digest,
             "policy_error": self.error,
             "quarantined": self.quarantined,
+            "credentials": len(self.generation.vault.secrets),
+            "credentials_error": self.secrets_error,
         }
 
 

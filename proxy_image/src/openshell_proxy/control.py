@@ -27,7 +27,7 @@ async def serve_control(path: Path, status: Status, reload: Reload) -> web.AppRu
 
     async def post_reload(_request: web.Request) -> web.Response:
         report = reload()
-        return web.json_response(report, status=422 if report["policy_error"] else 200)
+        return web.json_response(report, status=422 if report["policy_error"] or report["credentials_error"] else 200)
 
     app = web.Application()
     app.add_routes([web.get("/status", get_status), web.post("/reload", post_reload)])

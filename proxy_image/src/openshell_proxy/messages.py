@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from openshell_proxy.audit import Event
+from openshell_proxy.credentials.passage import Passage
 from openshell_proxy.policy import MESSAGE, Decision, Intent, Policy, Request
 from openshell_proxy.relay.stream import Stream
 
@@ -22,15 +23,18 @@ RELOADED = (1012, "the policy was reloaded; connect again")
 class Messages:
     """Judges the text messages of the WebSocket that *intent* opens, under *policy* and for as long as it is in force.
 
-    *event* is that of the upgrade. :meth:`end` must be called once, whether or not a socket was opened.
+    *event* is that of the upgrade and *decision* its decision: it says whether each message is judged, and whether
+    *passage* puts secrets into them. :meth:`end` must be called once, whether or not a socket was opened.
     """
 
-    __slots__ = ("_event", "_intent", "_pipeline", "_policy", "_socket", "_unwatch")
+    __slots__ = ("_decision", "_event", "_intent", "_passage", "_pipeline", "_policy", "_socket", "_unwatch")
 
-    def __init__(self, pipeline: Pipeline, policy: Policy, intent: Intent, event: Event) -> None:
+    def __init__(
+        self, pipeline: Pipeline, policy: Policy, intent: Intent, event: Event, decision: Decision, passage: Passage
+    ) -> None:
         assert intent.request is not None
         self._pipeline, self._policy, self._event = pipeline, policy, event
-        self._intent = intent
+        self._intent, self._decision, self._passage = intent, decision, passage
         self._socket: JudgedWebSocket | None = None
         self._unwatch = pipeline.watch(self._reloaded)
 
@@ -39,7 +43,12 @@ class Messages:
         from openshell_proxy.relay.websocket import JudgedWebSocket
 
         limits, assemblies = self._pipeline.limits.messages, self._pipeline.assemblies
-        self._socket = JudgedWebSocket(client, origin, self._judge, limits, assemblies, deflate)
+        rewrites = self._decision.credentials.websocket_rewrite
+        self._socket = JudgedWebSocket(
+            client, origin, self._judge if self._decision.message_policy else self._admit, limits, assemblies, deflate,
+            binary_allowed=not (rewrites and self._passage.guarded),
+            rewrite=self._passage.message if rewrites else None,
+        )  # fmt: skip
         if self._pipeline.generation.policy is not self._policy:
             self._socket.stop(*RELOADED)  # reloaded between the decision and the switch
         return self._socket
@@ -50,6 +59,10 @@ class Messages:
     def _reloaded(self, _: Generation) -> None:
         if self._socket is not None:
             self._socket.stop(*RELOADED)
+
+    def _admit(self, _text: bytes) -> Decision:
+        """What admitted the WebSocket admits its messages."""
+        return self._decision
 
     def _judge(self, text: bytes) -> Decision:
         """One message's decision and its line in the audit log; nothing of the text is in either."""

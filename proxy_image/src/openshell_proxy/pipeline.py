@@ -17,16 +17,21 @@ from typing import TYPE_CHECKING
 
 from openshell_proxy.audit import Audit, Event
 from openshell_proxy.authority import UpstreamTls
+from openshell_proxy.credentials.passage import CREDENTIAL_REFUSALS, Passage
+from openshell_proxy.credentials.rewrite import Access
+from openshell_proxy.credentials.vault import Vault
 from openshell_proxy.destination import DestinationError, Guard
 from openshell_proxy.messages import Messages
 from openshell_proxy.policy import Decision, Intent, Policy
 from openshell_proxy.refusal import Refusal, denied_connection, denied_destination, denied_request
 from openshell_proxy.relay.dialer import Dialer
 from openshell_proxy.relay.exchange import Broken, Exchange
+from openshell_proxy.relay.form import post_form
 from openshell_proxy.relay.http1 import Header, RequestHead, h2c_upgrade
 from openshell_proxy.relay.inspect import read_body
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.upstream import Origin, Pool, UpstreamStream
+from openshell_proxy.resolver import ResolveError
 from openshell_proxy.settings import Limits
 from openshell_proxy.under_way import UnderWay
 
@@ -45,6 +50,7 @@ class Generation:
     policy: Policy
     tls: UpstreamTls
     dialer: Dialer
+    vault: Vault
 
 
 class Pipeline:
@@ -68,12 +74,12 @@ class Pipeline:
         before, self.generation = self.generation, generation
         if generation.tls is not before.tls or generation.dialer != before.dialer:
             self.pool.renew(generation.tls, generation.dialer)
-        if generation.policy is not before.policy:
+        if generation.policy is not before.policy or generation.vault.bindings != before.vault.bindings:
             for watcher in list(self._watchers.values()):
                 watcher(generation)
 
     def watch(self, on_new_generation: OnNewGeneration) -> Callable[[], None]:
-        """Have *on_new_generation* called at every change of the policy until the function returned here is called.
+        """Have *on_new_generation* called at every change of the policy, or of what secrets are bound to, until the function returned here is called.
 
         For whatever lasts longer than one request: a connection, a tunnel, a WebSocket (spec 2.5). It must not wait.
         """
@@ -115,37 +121,57 @@ class Pipeline:
             what = intent.request.method if intent.request else "CONNECT"
             raise denied_destination(what, intent.host, intent.port, error.reason, error.why) from None
 
+    def guards_credentials(self, host: str, port: int, decision: Decision) -> bool:
+        """Whether nothing may pass to this place unseen, because credentials are bound to it (spec 2.3)."""
+        return self.generation.vault.site(host, port) is not None and not decision.credentials.allow_uninspected
+
+    async def _post(self, to: Origin, path: str, form: bytes) -> tuple[int, bytes]:
+        """Ask a token endpoint, which the operator named and no request can."""
+        try:
+            addresses = await self.guard.resolver.resolve(to.host)
+        except ResolveError as error:
+            raise ConnectionError(str(error)) from None
+        return await post_form(self.pool, addresses, to, path, form)
+
     async def request(
-        self, client: Stream, intent: Intent, head: RequestHead, origin: Origin, fields: list[Header], query: str,
+        self, client: Stream, intent: Intent, head: RequestHead, origin: Origin, fields: list[Header], target: str,
         event: Event,
     ) -> bool:  # fmt: skip
-        """One request from decision to the response's last byte; True when the client may send another."""
+        """One request from decision to the response's last byte; True when the client may send another.
+
+        *fields* and *target* are for the destination, with placeholders; *intent* is what policy and log may see.
+        """
         assert intent.request is not None
-        policy, messages = self.generation.policy, None
+        generation, messages = self.generation, None
+        policy = generation.policy
         try:
             self.under_way.begin(event)
-            decision, addresses = await self.admit(intent, event, functools.partial(read_body, client, head, fields))
+            body = functools.partial(read_body, client, head, fields)
+            decision, addresses = await self.admit(intent, event, body)
             if decision.inspects and h2c_upgrade(head):
                 raise Refusal(403, "unsupported_l7_protocol", "h2c cannot be inspected; use HTTP/1.1")
+            place = (origin.host, origin.port, intent.request.path)
+            passage = Passage(generation.vault, place, head, decision.credentials, self._post)
+            target, fields = await passage.head(target, fields, body)
 
             async def connect(fresh: bool) -> UpstreamStream:
                 return await self.pool.connect(origin, addresses, fresh)
 
-            target = intent.request.path + (f"?{query}" if query else "")
             event.allowed = True
-            if decision.message_policy:
-                messages = Messages(self, policy, intent, event)
+            if decision.message_policy or decision.credentials.websocket_rewrite:
+                messages = Messages(self, policy, intent, event, decision, passage)
 
             def upgraded() -> None:
                 self.audit.event(dataclasses.replace(event))
                 self.under_way.follow(event, lambda: exchange.passed())
 
             exchange = Exchange(
-                client, head, target, fields, connect, self.pool, event, upgraded, messages.open if messages else None
-            )
+                client, head, target, fields, connect, self.pool, event, upgraded,
+                messages.open if messages else None, changes=passage.changes,
+            )  # fmt: skip
             return await exchange.run()
         except Refusal as refusal:
-            event.refused(refusal)
+            _refused(event, refusal)
             raise
         except asyncio.CancelledError:
             if not self.under_way.expired(event):
@@ -161,22 +187,31 @@ class Pipeline:
                 self.audit.event(event)
 
     async def stream(
-        self, intent: Intent, event: Event, relay: Callable[[tuple[str, ...]], Awaitable[None]],
-        passed: Callable[[], int],
+        self, intent: Intent, fields: list[Header], target: str, event: Event,
+        relay: Callable[[tuple[str, ...]], Awaitable[None]], passed: Callable[[], int],
     ) -> None:  # fmt: skip
         """One request of HTTP/2 from decision to the response's last byte; *relay* carries it to the addresses given.
 
-        Without its body: where the policy needs that for its decision, the request is refused. *passed* tells the bytes
+        Without its body: where the policy needs that for its decision, the request is refused. And without secrets:
+        a request that would get one is refused, and so is a placeholder in *fields* or *target*. *passed* tells the bytes
         that have come and gone so far.
         """
+        generation = self.generation
         try:
             self.under_way.begin(event)
             self.under_way.follow(event, passed)
-            _, addresses = await self.admit(intent, event)
+            decision, addresses = await self.admit(intent, event)
+            site = generation.vault.site(intent.host, intent.port)
+            if site is not None or decision.credentials.body_rewrite:
+                detail = f"credentials are put in for {intent.host}:{intent.port} over HTTP/1.1 only"
+                raise Refusal(403, "unsupported_l7_protocol", detail)
+            access = Access(generation.vault, None, intent.host, intent.port, "")
+            access.target(target)
+            access.fields(fields)
             event.allowed = True
             await relay(addresses)
         except Refusal as refusal:
-            event.refused(refusal)
+            _refused(event, refusal)
             raise
         except asyncio.CancelledError:
             if not self.under_way.expired(event):
@@ -194,6 +229,13 @@ class Pipeline:
         late = Refusal(504, "upstream_timeout", f"{intent.host}:{intent.port} did not answer: {event.reason}")
         event.refused(late)
         return late
+
+
+def _refused(event: Event, refusal: Refusal) -> None:
+    """Note what the client is told; a credential's refusal may come after policy has allowed the request."""
+    event.refused(refusal)
+    if refusal.code in CREDENTIAL_REFUSALS:
+        event.allowed, event.engine, event.reason = False, "credentials", refusal.detail
 
 
 def _denied(intent: Intent, decision: Decision) -> Refusal:

@@ -20,6 +20,7 @@ REASONS = {
     413: "Content Too Large",
     421: "Misdirected Request",
     431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
     502: "Bad Gateway",
     503: "Service Unavailable",
     504: "Gateway Timeout",
@@ -63,6 +64,12 @@ def denied_connection(host: str, port: int, reason: str) -> Refusal:
     more = {"reason": reason, "layer": "l4", "host": host, "port": port}
     more["rule_missing"] = {"type": "endpoint", "layer": "l4", "host": host, "port": port}
     return Refusal(403, "policy_denied", f"CONNECT {host}:{port} not permitted by policy", more=more)
+
+
+def uninspected_credentials(host: str, port: int) -> Refusal:
+    """A tunnel whose content nobody would see, toward a host to which credentials are bound (spec 2.3)."""
+    detail = f"credentials are bound to {host}:{port}, so nothing may pass there uninspected"
+    return Refusal(403, "uninspected_credentials", detail)
 
 
 def denied_destination(what: str, host: str, port: int, reason: str, why: str) -> Refusal:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import resource
 import signal
 import sys
 import time
@@ -30,6 +32,7 @@ from openshell_proxy.resolver import Resolver
 from openshell_proxy.settings import DNS_PORT, GATEWAY_PORT, HTTP_PORT, PROXY_PORT, TLS_PORT, Settings
 
 DRAIN_SECONDS = 0.4
+_PR_SET_DUMPABLE = 4
 PORTS = (PROXY_PORT, GATEWAY_PORT, HTTP_PORT, TLS_PORT, DNS_PORT)
 
 
@@ -163,9 +166,17 @@ async def _run(settings: Settings, ports: Sequence[int]) -> None:
     await sidecar.stop()
 
 
+def keep_memory_private() -> None:
+    """No core file, and no look into this process, which holds the secrets, by another of its user (prctl(2))."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise StartError("the kernel does not let this process keep its memory private")
+
+
 def serve(settings: Settings, ports: Sequence[int] = PORTS) -> int:
     """Serve until told to stop; the process's exit code."""
     try:
+        keep_memory_private()
         uvloop.run(_run(settings, ports))
     except StartError as error:
         print(f"openshell-proxy {__version__}: {error}", file=sys.stderr)

@@ -118,6 +118,10 @@ class Settings:
         return self.state_dir / "config" / "upstream-proxy-auth"
 
     @property
+    def secrets_file(self) -> Path:
+        return self.state_dir / "config" / "secrets.json"
+
+    @property
     def audit_file(self) -> Path:
         return self.state_dir / "log" / "audit.jsonl"
 

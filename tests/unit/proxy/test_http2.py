@@ -596,3 +596,52 @@ async def test_streams_count_as_requests(two: Two) -> None:
     await client.over(second)
     assert client.heads[second][0][b":status"] == b"503"
     assert first not in client.ended
+
+
+KEY = {"name": "KEY", "value": "the-real-value", "hosts": ["elsewhere.test"]}
+
+
+def bind(world: World, secret: dict[str, Any]) -> None:
+    (world.directory / "state/config/secrets.json").write_text(json.dumps({"secrets": [secret]}))
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "error"),
+    [
+        (b"/", b"openshell:resolve:env:KEY", "credential_endpoint_mismatch"),
+        (b"/openshell%3Aresolve%3Aenv%3ANONE", b"1", "credential_injection_failed"),
+    ],
+)
+async def test_a_placeholder_reaches_nobody(two: Two, path: bytes, field: bytes, error: str) -> None:
+    bind(two.world, KEY)
+    port = await two.start()
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, path, b"GET", (b"x-key", field)))
+    await peer.over(stream)
+    assert peer.json(stream)["error"] == error
+    last = (await two.world.events())[-2]
+    assert (last["action_id"], last["firewall_rule"]["type"]) == (2, "credentials")
+    assert "openshell:resolve" not in two.world.log.getvalue()
+
+
+async def test_policy_and_log_see_no_placeholder(two: Two) -> None:
+    bind(two.world, KEY | {"random": "R4nd0mR4nd0mR4nd0m"})
+    port = await two.start()
+    peer = await two.peer(port)
+    await peer.over(peer.ask(head(port, b"/x/R4nd0mR4nd0mR4nd0m/y")))
+    assert (await two.world.events())[-2]["message"].endswith("/x/[CREDENTIAL]/y")
+    assert "R4nd0m" not in two.world.log.getvalue()
+
+
+async def test_where_credentials_are_bound_http_1_1_is_offered_and_nothing_else_served(two: Two) -> None:
+    bind(two.world, KEY | {"hosts": [HOST]})
+    port = await two.start()
+    client = await two.world.tunnel(port, tls=False)
+    context = ssl.create_default_context(cafile=two.world.directory / "tls/ca.pem")
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    await client.start_tls(context, HOST)
+    assert client.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+    peer = await two.peer(port)
+    stream = peer.ask(head(port))
+    await peer.over(stream)
+    assert peer.json(stream)["error"] == "unsupported_l7_protocol"

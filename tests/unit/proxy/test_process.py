@@ -202,3 +202,17 @@ def test_an_environment_that_cannot_be_served_is_one_sentence(process: Process, 
     assert done.stderr.count("\n") == 1
     assert name in done.stderr or "authority" in done.stderr
     assert not process.ready.exists()
+
+
+def test_its_memory_is_shown_to_nobody(process: Process) -> None:
+    process.start()
+    assert process.running is not None
+    status = Path(f"/proc/{process.running.pid}")
+    core = next(line for line in (status / "limits").read_text().splitlines() if line.startswith("Max core file size"))
+    assert core.split()[4:6] == ["0", "0"]
+    dumps = "import ctypes; from openshell_proxy.server import keep_memory_private as keep; keep(); "
+    dumps += "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"  # PR_GET_DUMPABLE
+    done = subprocess.run(
+        [sys.executable, "-c", dumps], env=process.environ, text=True, capture_output=True, check=True
+    )
+    assert done.stdout.strip() == "0"

@@ -21,7 +21,7 @@ from openshell_proxy.entrances.peek import Kind, first_kind, readable
 from openshell_proxy.entrances.requests import LINGER_SECONDS, Requests, within_tunnel
 from openshell_proxy.pipeline import Generation, Pipeline
 from openshell_proxy.policy import Decision, Intent
-from openshell_proxy.refusal import Refusal
+from openshell_proxy.refusal import Refusal, uninspected_credentials
 from openshell_proxy.relay.dialer import UpstreamError
 from openshell_proxy.relay.http1 import ProtocolError, TooManyFields, parse_request_head
 from openshell_proxy.relay.pipe import Pipe
@@ -52,6 +52,10 @@ class Tunnel:
         try:
             event.host, event.port = self.locate()
             decision, addresses = await self.pipeline.admit(Intent(event.host, event.port), event)
+            guarded = self.pipeline.guards_credentials(event.host, event.port, decision)
+            if guarded and decision.tls == "skip":
+                event.engine = "credentials"
+                raise uninspected_credentials(event.host, event.port)
             if decision.tls == "skip":
                 upstream = await self._dial(addresses, event)
             event.allowed = True
@@ -64,7 +68,7 @@ class Tunnel:
         if upstream is not None:
             await self._blind(upstream, decision, event)
         else:
-            await self._inspect(decision, addresses, event)
+            await self._inspect(dataclasses.replace(decision, inspects=True) if guarded else decision, addresses, event)
 
     async def _dial(self, addresses: tuple[str, ...], event: Event) -> socket.socket:
         try:
@@ -87,8 +91,11 @@ class Tunnel:
                 upstream.close()
         elif decision.inspects:
             detail = "the client speaks neither TLS nor HTTP/1.1, and the policy inspects requests"
-            self._deny(event, detail, "l7")
-            await send_refusal(self.sock, Refusal(403, "unsupported_l7_protocol", detail))
+            refusal = Refusal(403, "unsupported_l7_protocol", detail)
+            if self.pipeline.guards_credentials(event.host, event.port, decision):
+                refusal = uninspected_credentials(event.host, event.port)
+            self._deny(event, refusal.detail, "l7")
+            await send_refusal(self.sock, refusal)
         else:
             await self._blind(upstream or await self._dial_late(addresses, event), decision, event)
 
@@ -137,7 +144,8 @@ class Tunnel:
     async def requests(self, host: str, port: int, tls: bool, addresses: tuple[str, ...] = ()) -> None:
         """Be the destination's end of what the client says: each request is judged by itself, whatever was before.
 
-        The client is offered the version of HTTP that the destination at *addresses* speaks; without any, HTTP/1.1.
+        The client is offered the version of HTTP that the destination at *addresses* speaks; without any, and where
+        credentials are bound, HTTP/1.1.
         """
         loop = asyncio.get_running_loop()
         client = Stream()
@@ -145,7 +153,8 @@ class Tunnel:
         origin = Origin(host, port, tls)
         try:
             if tls:
-                http2 = bool(addresses) and await self.pipeline.pool.speaks_http2(origin, addresses)
+                plain = self.pipeline.generation.vault.site(host, port) is None
+                http2 = plain and bool(addresses) and await self.pipeline.pool.speaks_http2(origin, addresses)
                 context = self.authority.context(host, http2)
                 await loop.connect_accepted_socket(
                     lambda: client, self.sock, ssl=context, ssl_handshake_timeout=limits.handshake
@@ -172,7 +181,8 @@ class Tunnel:
 
         def judge_again(generation: Generation) -> None:
             now = generation.policy.decide(Intent(event.host, event.port))
-            if _passage(now) != _passage(decision):
+            guarded = self.pipeline.guards_credentials(event.host, event.port, now)
+            if guarded or _passage(now) != _passage(decision):
                 event.reason = "the policy has changed"
                 pipe.abort()
 

@@ -136,13 +136,12 @@ class ClientConnection(Endpoint):
         try:
             if large:
                 raise Refusal(431, "request_header_too_large", "the request's head is larger than 16 KiB")
-            intent, query = self._intent(head, method)
+            intent, path = self._intent(head, method)
         except Refusal as refusal:
             self._audit_bad(event, refusal.detail, refusal.status)
             raise
         assert intent.request is not None
         event.path = intent.request.path
-        path = intent.request.path + (f"?{query}" if query else "")
         fields = self._fields(head, path)
 
         async def relay(addresses: tuple[str, ...]) -> None:
@@ -151,10 +150,10 @@ class ClientConnection(Endpoint):
 
             await StreamExchange(side, method, fields, open_stream, event).run()
 
-        await self.pipeline.stream(intent, event, relay, lambda: side.received + side.sent)
+        await self.pipeline.stream(intent, head.fields, path, event, relay, lambda: side.received + side.sent)
 
     def _intent(self, head: Head, method: str) -> tuple[Intent, str]:
-        """What is asked, in the one form that policy knows; whatever it says, it goes to the tunnel's host or nowhere."""
+        """What is asked, in the one form that policy knows, and the target; it goes to the tunnel's host or nowhere."""
         host, port = self.origin.host, self.origin.port
         for named in (head.pseudo[b":authority"], head.value(b"host")):
             if named is not None and not self._is_ours(named):
@@ -164,10 +163,13 @@ class ClientConnection(Endpoint):
         target = head.pseudo[b":path"].decode("latin-1")
         if target == "*" or not target.startswith("/"):
             raise Refusal(400, "invalid_request_target", "the request target is not a path")
-        connection = self.pipeline.generation.policy.decide(Intent(host, port))
+        generation = self.pipeline.generation
+        connection = generation.policy.decide(Intent(host, port))
         try:
             path, query = canonical_path(target, allow_encoded_slash=connection.allow_encoded_slash)
-            return Intent(host, port, Request(method, path, parse_query(query))), query
+            target = f"{path}?{query}" if query else path
+            path, _, query = generation.vault.redacted(target).partition("?")
+            return Intent(host, port, Request(method, path, parse_query(query))), target
         except TargetError as error:
             raise Refusal(400, "invalid_request_target", f"the request target is refused: {error.code}") from None
 

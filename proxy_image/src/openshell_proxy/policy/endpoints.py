@@ -41,10 +41,6 @@ _L7_ONLY = (
     "persisted_queries", "graphql_persisted_queries", "graphql_max_body_bytes", "credential_signing",
     "signing_service", "signing_region", "credential_binding", "json_rpc", "mcp",
 )  # fmt: skip
-_CREDENTIAL_KEYS = (
-    "websocket_credential_rewrite", "request_body_credential_rewrite", "allow_uninspected_credentials",
-    "credential_signing", "credential_binding",
-)  # fmt: skip
 _GRAPHQL_KEYS = ("persisted_queries", "graphql_persisted_queries", "graphql_max_body_bytes")
 _SIGNING = ("", "sigv4", "sigv4:body", "sigv4:no_body")
 _MAX_BODY = 2**32 - 1
@@ -334,9 +330,9 @@ class EndpointReader:
             notice(self.keys["protocol"], "protocol sql is not judged: every statement passes")
         if (not host or "*" in host) and any(internal(network) for network in allowed_ips):
             notice(self.keys["allowed_ips"], "any name that the host pattern matches may lead to internal addresses")
-        for key in _CREDENTIAL_KEYS:
-            if key in self.keys:
-                notice(self.keys[key], f"{key} has no effect in this version, which handles no credentials")
+        if "credential_binding" in self.keys:
+            text = "credential_binding has no effect: a secret names the hosts, ports and paths that it is bound to"
+            notice(self.keys["credential_binding"], text)
 
     def _allowed_ips(self) -> tuple[Network, ...]:
         found: list[Network] = []

@@ -187,7 +187,8 @@ class Decision:
 
     ``body_limit``: on a refusal, how many bytes of the request's body to read and to ask again with; on a connection's
     answer, the largest that a request there may need. ``message_policy``: on an admitted WebSocket upgrade, whether
-    each of the client's text messages must be asked.
+    each of the client's text messages must be asked. ``credentials``: what the governing endpoint says about them; of
+    endpoints at one place all must allow what is not inspected.
     """
 
     allowed: bool
@@ -206,3 +207,4 @@ class Decision:
     message_policy: bool = False
     error: str = ""
     line: int = 0
+    credentials: Credentials = Credentials()

@@ -57,7 +57,8 @@ class Group:
             for endpoint in endpoints
         ]
         self.body_limit = min(limits) if self.protocol in _BODY_PROTOCOLS else 0
-        self._connection = connection
+        self.credentials = first.credentials
+        self._connection = connection = dataclasses.replace(connection, credentials=first.credentials)
         owners = {id(rule): endpoint for endpoint in endpoints for rule in (*endpoint.rules, *endpoint.deny_rules)}
         self._owners = owners
         self.allow_rules = [rule for endpoint in endpoints for rule in endpoint.rules]
@@ -317,9 +318,9 @@ class Site:
             found = group.admits(host, port, request, parsed)
             if found is not None:
                 messages = request.method == "GET" and any(one.messages for one in here)
-                return (
-                    found if found.message_policy == messages else dataclasses.replace(found, message_policy=messages)
-                )
+                if found.message_policy == messages and found.credentials == governing.credentials:
+                    return found
+                return dataclasses.replace(found, message_policy=messages, credentials=governing.credentials)
         what = self._asked(governing, request)
         return self._refused(
             governing, Denial(f"{what} not permitted by policy", governing.policy, line=governing.line)
@@ -339,6 +340,7 @@ class Site:
             connection.allowed_ips, connection.exact_host, connection.allow_encoded_slash,
             "" if governing is None else governing.protocol, 0,
             audited and governing is not None and governing.messages, denial.error, denial.line,
+            (connection if governing is None else governing).credentials,
         )  # fmt: skip
 
 
@@ -352,6 +354,7 @@ def connection_decision(endpoints: Sequence[Endpoint]) -> Decision:
     telling = next(
         (one for one in ordered if one.protocol not in ("", "tcp") or one.allowed_ips or one.tls_named), ordered[0]
     )
+    uninspected = all(endpoint.credentials.allow_uninspected for endpoint in ordered)
     return Decision(
         allowed=True,
         policy=ordered[0].policy,
@@ -362,4 +365,5 @@ def connection_decision(endpoints: Sequence[Endpoint]) -> Decision:
         allowed_ips=telling.allowed_ips,
         exact_host=any(endpoint.exact_host for endpoint in ordered),
         allow_encoded_slash=any(endpoint.allow_encoded_slash for endpoint in ordered),
+        credentials=dataclasses.replace(telling.credentials, allow_uninspected=uninspected),
     )

@@ -29,6 +29,7 @@ from openshell_proxy.relay.http1 import (
     websocket_upgrade,
 )
 from openshell_proxy.relay.pipe import Pipe
+from openshell_proxy.relay.recode import CHUNKED, SMALL_BODY, Answer, Changes, Recoder, reframed, response_recoder
 from openshell_proxy.relay.stream import HeadTooLarge, Stream
 from openshell_proxy.relay.upgrade import bounded_answer, check_switch, safe_offer
 from openshell_proxy.relay.upstream import Pool, UpstreamStream
@@ -67,13 +68,17 @@ class _NoAnswer(Exception):
     """The upstream connection ended before a byte of the response."""
 
 
+class _AskAgain(Exception):
+    """The answer is dropped: a token had run out, and the same request with a new one may fare better."""
+
+
 @dataclasses.dataclass(slots=True)
 class Exchange:
     """``target`` and ``fields`` are what goes on the wire; ``connect(fresh)`` gives a connection to the destination.
 
     ``upgraded`` is called when both sides have become a WebSocket, and ``passed()`` tells the bytes since then.
     ``open_judged(client, upstream, deflate)`` makes the relay of one whose messages are judged; without it the two sides
-    talk without us.
+    talk without us. ``changes`` says what becomes of bodies and of the response; without it they pass as they are.
     """
 
     client: Stream
@@ -86,6 +91,9 @@ class Exchange:
     upgraded: Callable[[], None]
     open_judged: OpenJudged | None = None
     passed: Callable[[], int] = int
+    changes: Changes | None = None
+    recoder: Recoder | None = None
+    early: bytes = b""  # what of the body goes with the head
 
     async def run(self) -> bool:
         """Do it; True when the client's connection can carry another request.
@@ -98,7 +106,7 @@ class Exchange:
             raise Refusal(400, "invalid_request", str(error)) from None
         if upgrade and self.open_judged is not None:
             self.fields = safe_offer(self.fields)
-        body = Body(framing)
+        body = await self._body(framing)
         payload = self._first_bytes(body, upgrade)
         upstream = await self._connected(False)
         try:
@@ -110,6 +118,9 @@ class Exchange:
                 upstream.abort()  # an idle connection that the destination had just given up: ask once more
                 upstream = await self._connected(True)
                 return await self._attempt(upstream, payload, body, upgrade)
+            except _AskAgain:
+                upstream = await self._connected(True)
+                return await self._attempt(upstream, self._head_and_early(upgrade), body, upgrade)
         except _NoAnswer:
             raise Refusal(502, "upstream_unreachable", "the destination closed without an answer") from None
         finally:
@@ -123,13 +134,40 @@ class Exchange:
             detail = f"{self.event.host}:{self.event.port} is unreachable: {error.reason}"
             raise Refusal(502, "upstream_unreachable", detail) from None
 
+    async def _body(self, framing: Framing) -> Body:
+        """The request's body; where its content is to change, a small one is waited for, to tell its new length."""
+        transform = self.changes.request_body() if self.changes is not None and framing.kind != "none" else None
+        if transform is None:
+            return Body(framing)
+        body = Body(framing, collect=True)
+        small = framing.kind == "length" and framing.length <= SMALL_BODY and not self.head.values(b"expect")
+        if not small and self.head.minor == 0:
+            detail = f"a body of more than {SMALL_BODY} bytes in which credentials are replaced needs HTTP/1.1"
+            raise Refusal(400, "invalid_request", detail)
+        while small and len(self.client.buffer) < framing.length:
+            if not await self.client.fill():
+                raise ConnectionError("the client ended within its request")
+        self.recoder = Recoder(body, transform, chunked=not small)
+        return body
+
     def _first_bytes(self, body: Body, upgrade: bool) -> bytes:
         """The head, and of the body what is here already: one write, one packet for most requests."""
-        early = b""
         if not body.done and self.client.buffer:
-            early = self.client.consume(self._taken(body, self.client))
-        self.event.bytes_out += len(early)
-        return upstream_head(self.head, self.target, self.fields, upgrade) + early
+            self.early = self._sent_on(body)
+        self.event.bytes_out += len(self.early)
+        return self._head_and_early(upgrade)
+
+    def _head_and_early(self, upgrade: bool) -> bytes:
+        fields = self.fields
+        if self.recoder is not None:
+            length = (b"Content-Length", b"%d" % len(self.early))
+            fields = reframed(fields, CHUNKED if self.recoder.chunked else length)
+        return upstream_head(self.head, self.target, fields, upgrade) + self.early
+
+    def _sent_on(self, body: Body) -> bytes:
+        """What goes to the destination of the body's bytes that are here."""
+        data = self.client.consume(self._taken(body, self.client))
+        return data if self.recoder is None else self.recoder.pass_on(data)
 
     def _taken(self, body: Body, stream: Stream) -> int:
         try:
@@ -146,6 +184,9 @@ class Exchange:
         finished = False
         try:
             response = await self._response_head(upstream, sending)
+            if sending is None and self.changes is not None and (again := await self.changes.again(response.status)):
+                self.target, self.fields = again
+                raise _AskAgain
             if response.status == 101:
                 await self._upgrade(upstream, response, upgrade)
                 finished = True
@@ -167,7 +208,7 @@ class Exchange:
         while not body.done:
             if not self.client.buffer and not await self.client.fill():
                 raise ConnectionError("the client ended within its request")
-            data = self.client.consume(self._taken(body, self.client))
+            data = self._sent_on(body)
             self.event.bytes_out += len(data)
             upstream.write(data)
             await upstream.drain()
@@ -187,7 +228,7 @@ class Exchange:
             interim += len(block)
             if self.head.minor == 1:
                 self.event.bytes_in += len(block)
-                self.client.write(block)
+                self.client.write(block if self.changes is None else self.changes.interim(block))
                 await self.client.drain()
         raise Refusal(502, "upstream_protocol_error", "the destination's answer is bad: interim answers without end")
 
@@ -217,16 +258,22 @@ class Exchange:
         framing = self._framing(head)
         keep_client = framing.kind != "eof" and self.head.minor == 1 and self.head.persistent() and not self.client.last
         keep_upstream = framing.kind != "eof" and head.persistent()
-        fields = head.end_to_end()
+        answer = self._answer(head)
+        body, recoder, fields = response_recoder(framing, answer, self.head.minor)
         if not keep_client:
-            fields.append((b"Connection", b"close"))
+            fields = [*fields, (b"Connection", b"close")]
         self.event.status = head.status
-        first = render_head(b"HTTP/1.1 %d %b" % (head.status, head.reason), fields)
+        first = render_head(b"HTTP/1.1 %d %b" % (head.status, answer.reason), fields)
         self.event.bytes_in += len(first)
-        await self._relay_body(upstream, Body(framing), first)
+        await self._relay_body(upstream, body, first, recoder)
         if sending is not None and not sending.done():
             return False, False  # answered before it was asked to the end: nobody can tell what comes next
         return keep_client, keep_upstream
+
+    def _answer(self, head: ResponseHead) -> Answer:
+        if self.changes is None:
+            return Answer(head.end_to_end(), head.reason)
+        return self.changes.answer(head)
 
     def _framing(self, head: ResponseHead) -> Framing:
         try:
@@ -235,14 +282,15 @@ class Exchange:
         except ProtocolError as error:
             raise Refusal(502, "upstream_protocol_error", f"the destination's answer is bad: {error}") from None
 
-    async def _relay_body(self, upstream: UpstreamStream, body: Body, pending: bytes) -> None:
+    async def _relay_body(self, upstream: UpstreamStream, body: Body, pending: bytes, recoder: Recoder | None) -> None:
         """Send *pending* and the body; every await is a place where back-pressure holds."""
         try:
             while True:
                 used = 0 if body.done else body.take(upstream.buffer)
                 if used:
                     self.event.bytes_in += used
-                    pending += upstream.consume(used)
+                    data = upstream.consume(used)
+                    pending += data if recoder is None else recoder.pass_on(data)
                 if pending:
                     self.client.write(pending)
                     pending = b""
@@ -253,6 +301,7 @@ class Exchange:
                     if upstream.error is not None:
                         raise Broken("the destination's connection broke")
                     body.end_of_stream()
+                    pending = b"" if recoder is None else recoder.pass_on(b"")
         except ProtocolError as error:
             raise Broken(f"the destination's answer broke off: {error}") from None
 

@@ -233,11 +233,15 @@ def _declared(head: Head) -> Framing | None:
 
 
 class Body:
-    """Where a body ends in a stream of bytes; the bytes themselves pass as they are, chunk headers too."""
+    """Where a body ends in a stream of bytes; the bytes themselves pass as they are, chunk headers too.
 
-    __slots__ = ("_left", "_line", "_state", "done")
+    With *collect* the content of a chunked body is set aside for :meth:`content`.
+    """
 
-    def __init__(self, framing: Framing) -> None:
+    __slots__ = ("_left", "_line", "_parts", "_state", "done")
+
+    def __init__(self, framing: Framing, collect: bool = False) -> None:
+        self._parts: list[bytes] | None = [] if collect and framing.kind == "chunked" else None
         self._left = framing.length
         self._line = b""
         self._state = {"none": "end", "length": "fixed", "chunked": "size", "eof": "open"}[framing.kind]
@@ -254,6 +258,14 @@ class Body:
             return used
         return self._take_chunked(bytes(data) if isinstance(data, memoryview) else data)
 
+    def content(self, wire: bytes) -> bytes:
+        """The content in *wire*, the bytes taken since the last call; trailers are no content."""
+        if self._parts is None:
+            return wire
+        content = b"".join(self._parts)
+        self._parts.clear()
+        return content
+
     def end_of_stream(self) -> None:
         """The stream ended. Raises :class:`ProtocolError` if the body is cut short by it."""
         if self._state != "open" and not self.done:
@@ -265,6 +277,8 @@ class Body:
         while position < len(data) and not self.done:
             if self._state == "data":
                 used = min(self._left, len(data) - position)
+                if self._parts is not None:
+                    self._parts.append(bytes(data[position : position + used]))
                 self._left -= used
                 position += used
                 if self._left == 0:

@@ -1,0 +1,159 @@
+#!/usr/bin/python
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+DOCUMENTATION = r"""
+module: sandbox_secrets
+short_description: Give a sandbox's sidecar the secrets that its agent never sees
+version_added: 0.1.0
+description:
+  - Finds the values on the controller and puts them, with what they are bound to, on the volume that only the sidecar has.
+  - A living sidecar takes all of them at once, without a restart. What it refuses is taken back.
+  - Secrets that are there and not in the list are removed.
+  - No value is in any output, difference, fact, argument or log, whatever the verbosity.
+extends_documentation_fragment:
+  - openshell.sandbox._attributes
+  - openshell.sandbox._attributes.actiongroup
+  - openshell.sandbox.podman
+options:
+  sandbox_name:
+    description: Name of the sandbox.
+    type: str
+    required: true
+  entries:
+    description: The secrets.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: What the secret is called, in messages and in placeholders.
+        type: str
+        required: true
+      value:
+        description: The value; exactly one of O(entries[].value), C(command), C(file) and C(from_env) says it.
+        type: str
+      command:
+        description: A command of the controller that prints the value; run without a shell.
+        type: raw
+      file:
+        description: A file of the controller that holds the value, encrypted by a vault or not.
+        type: str
+      from_env:
+        description: The variable of the controller's environment that holds the value.
+        type: str
+      hosts:
+        description: Hosts that may get it, names or wildcards as in a policy.
+        type: list
+        elements: str
+        required: true
+      ports:
+        description: Ports that it is bound to; none named is every port that the policy allows.
+        type: list
+        elements: int
+      paths:
+        description: Path globs that it is bound to; none named is every path.
+        type: list
+        elements: str
+      header:
+        description: Header that the destination gets it in, whatever the client sends there.
+        type: str
+      format:
+        description: Content of that header, with C({value}) for the value; C(basic) puts it there in base64.
+        type: str
+      username:
+        description: User in front of the value where O(entries[].format) is C(basic).
+        type: str
+      oauth:
+        description:
+          - Makes the value what buys an access token, which the sidecar asks for and renews; the token is what is put in.
+          - C(grant) is C(refresh_token), C(client_credentials) or C(service_account) (the value is its key file), C(token_url)
+            where to ask; C(client_id), C(client_secret) and C(scope) as the grant needs them.
+        type: dict
+      env:
+        description: Variable in which the agent sees the placeholder.
+        type: str
+      placeholder:
+        description: Which placeholder that is; C(random) is one of this sandbox alone, of the value's length.
+        type: str
+        choices: [canonical, random]
+        default: canonical
+  judge_only:
+    description: Only judge the entries, without looking for values or speaking to Podman.
+    type: bool
+    default: false
+  timeout:
+    description: Seconds to wait for the sidecar.
+    type: int
+    default: 15
+author:
+  - The openshell.sandbox contributors (@openshell)
+"""
+
+EXAMPLES = r"""
+- name: Rotate a token
+  openshell.sandbox.sandbox_secrets:
+    sandbox_name: demo
+    entries:
+      - name: github
+        command: [gh, auth, token]
+        hosts: [api.github.com]
+        header: Authorization
+        format: Bearer {value}
+        env: GITHUB_TOKEN
+  no_log: true
+"""
+
+RETURN = r"""
+env:
+  description: Variable to placeholder, for the agent.
+  returned: success
+  type: dict
+"""
+
+import json
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.openshell.sandbox.plugins.module_utils import secret_entries, sidecar_config
+from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
+    ModuleFailure,
+    client,
+    new_module,
+    run_module,
+)
+from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_facts import existing_sidecar
+
+
+def hand_over(module: AnsibleModule) -> Dict[str, Any]:
+    params = module.params
+    podman = client(module)
+    names, _ = existing_sidecar(podman, params["sandbox_name"])
+    current = sidecar_config.read_current(podman, sidecar_config.secrets_config(names, ""))[sidecar_config.SECRETS]
+    file = secret_entries.with_random(json.loads(params["document"]), current)
+    try:
+        env = secret_entries.agent_environment(params["agent"], file)
+        outcome = sidecar_config.converge(
+            podman, names.proxy, names.tls_volume, sidecar_config.secrets_config(names, file), params["timeout"],
+            module.check_mode,
+        )  # fmt: skip
+    except (secret_entries.Refused, sidecar_config.Rejected) as refused:
+        raise ModuleFailure(str(refused)) from None
+    return {"changed": outcome.changed, "diff": outcome.diffs, "env": env}
+
+
+def main() -> None:
+    module = new_module(
+        {
+            "sandbox_name": {"type": "str", "required": True},
+            "document": {"type": "str", "required": True, "no_log": True},
+            "agent": {"type": "list", "elements": "dict", "default": []},
+            "timeout": {"type": "int", "default": 15},
+        }
+    )
+    run_module(module, lambda: hand_over(module))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One request and its answer on their way past the credentials: secrets go in at one side and never out at the other."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote_from_bytes
+
+from openshell_proxy.credentials.rewrite import Access
+from openshell_proxy.credentials.sigv4 import (
+    AWS_KEYS,
+    MAX_HASHED,
+    UNSIGNED,
+    Keys,
+    Scope,
+    payload_is_hashed,
+    signed,
+    unsigned,
+)
+from openshell_proxy.credentials.streams import Echoes, Inflated, Mask, Resolve, body_transform, json_escaped
+from openshell_proxy.credentials.tokens import Post, RenewedToken
+from openshell_proxy.credentials.vault import Secret, Site, Vault
+from openshell_proxy.policy.model import Credentials
+from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.http1 import Header, RequestHead, ResponseHead
+from openshell_proxy.relay.recode import Answer, Transform
+
+ReadBody = Callable[[int], Awaitable[bytes]]
+
+_COMPRESSED = (b"gzip", b"x-gzip", b"deflate")
+CREDENTIAL_REFUSALS = frozenset(
+    (
+        "credential_endpoint_mismatch",
+        "credential_injection_failed",
+        "invalid_credential_placeholder",
+        "token_grant_failed",
+    )
+)
+_NO_CONTENT = (204, 304)
+
+
+class Passage:
+    """What the vault does for one request to *place*: host, port and the path that policy was asked with.
+
+    *asked* is what the endpoint says about credentials, *post* reaches token endpoints. Everything raises
+    :class:`Refusal`. It is the :class:`~openshell_proxy.relay.recode.Changes` of the exchange where it has any.
+    """
+
+    __slots__ = (
+        "_access", "_asked", "_content_type", "_method", "_post", "_repeated", "_rewrites_body", "_sent",
+        "_site",
+    )  # fmt: skip
+
+    def __init__(
+        self, vault: Vault, place: tuple[str, int, str], head: RequestHead, asked: Credentials, post: Post
+    ) -> None:
+        self._site = vault.site(place[0], place[1])
+        self._access = Access(vault, self._site, *place)
+        self._method = head.method
+        self._asked = asked
+        self._post = post
+        self._repeated = False
+        self._sent: tuple[str, list[Header]] = ("", [])
+        self._rewrites_body = asked.body_rewrite and not head.values(b"content-encoding")
+        types = head.values(b"content-type") if self._rewrites_body else []
+        self._content_type = types[0] if len(types) == 1 else b""
+
+    @property
+    def changes(self) -> Passage | None:
+        """Itself, where anything but the request's head may change."""
+        return self if self._site is not None or self._rewrites_body else None
+
+    @property
+    def guarded(self) -> bool:
+        """Whether credentials are bound to the place."""
+        return self._site is not None
+
+    async def head(self, target: str, fields: list[Header], body: ReadBody) -> tuple[str, list[Header]]:
+        """The request's target and fields with secrets; expiring ones are renewed first. *body* is for what it signs."""
+        if self._asked.signing:
+            return await self._signed(target, fields, body)
+        for token in self._tokens():
+            await token.renew(self._post)
+        self._sent = target, fields
+        return self._access.target(target), self._fields(fields)
+
+    async def _signed(self, target: str, fields: list[Header], body: ReadBody) -> tuple[str, list[Header]]:
+        """The request as the client would have signed it, had it the keys (spec 2.6)."""
+        plain = unsigned(target, fields)
+        keys = Keys(*map(self._access.value_of, AWS_KEYS))
+        scope = Scope(self._asked.signing_service, self._asked.signing_region)
+        empty = not any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in fields)
+        digest = UNSIGNED
+        if payload_is_hashed(self._asked.signing, scope, plain, empty):
+            digest = plain.digest if self._asked.signing == "sigv4" else ""
+            digest = digest or hashlib.sha256(b"" if empty else await body(MAX_HASHED)).hexdigest()
+            plain = unsigned(target, fields)  # reading the body may have taken a field away
+        made = dataclasses.replace(plain, target=self._access.target(plain.target), fields=self._fields(plain.fields))
+        return made.target, signed(self._method, made, keys, scope, digest)
+
+    async def again(self, status: int) -> tuple[str, list[Header]] | None:
+        """Target and fields for asking once more, where *status* says that a token was refused and there is a new one."""
+        tokens = self._tokens()
+        if status != 401 or self._repeated or not tokens:
+            return None
+        self._repeated = True
+        before = [token.value for token in tokens]
+        try:
+            for token, refused in zip(tokens, before, strict=True):
+                await token.renew(self._post, refused)
+        except Refusal:
+            return None  # the client gets the answer that there is
+        if [token.value for token in tokens] == before:
+            return None
+        return self._access.target(self._sent[0]), self._fields(self._sent[1])
+
+    def _tokens(self) -> list[RenewedToken]:
+        return [one.token for one in self._site.renewed if one.token is not None] if self._site is not None else []
+
+    def _fields(self, fields: list[Header]) -> list[Header]:
+        """A destination that knows a secret is asked for answers that are not compressed, so that they can be searched."""
+        made = self._access.fields(fields)
+        if self._site is None:
+            return made
+        made = [field for field in made if field[0].lower() != b"accept-encoding"]
+        return [*made, (b"Accept-Encoding", b"identity")]
+
+    def request_body(self) -> Transform | None:
+        return body_transform(self._access, self._content_type) if self._rewrites_body else None
+
+    def message(self, text: bytes) -> bytes | None:
+        """A WebSocket's text message with secrets; None for one that must not be sent."""
+        resolve = Resolve(self._access, json_escaped if text[:1] in (b"{", b"[") else bytes)
+        try:
+            return resolve.feed(text) + resolve.end()
+        except Refusal:
+            return None
+
+    def interim(self, block: bytes) -> bytes:
+        return block if self._site is None else self._echoes(self._site).masked(block)
+
+    def answer(self, head: ResponseHead) -> Answer:
+        fields = head.end_to_end()
+        if self._site is None:
+            return Answer(fields, head.reason)
+        echoes = self._echoes(self._site)
+        fields = [(name, echoes.masked(value)) for name, value in fields]
+        reason = echoes.masked(head.reason)
+        codings = [coding for coding in head.members(b"content-encoding") if coding != b"identity"]
+        if not codings or self._method == "HEAD" or head.status in _NO_CONTENT:
+            return Answer(fields, reason, Mask(echoes), echoes.same_length)
+        if len(codings) > 1 or codings[0] not in _COMPRESSED or head.status == 206:
+            detail = "the destination's answer is compressed, although that was not asked for, and cannot be searched"
+            raise Refusal(502, "upstream_protocol_error", detail)
+        fields = [field for field in fields if field[0].lower() != b"content-encoding"]
+        return Answer(fields, reason, Inflated(Mask(echoes)), same_length=False)
+
+    def _echoes(self, site: Site) -> Echoes:
+        """What may come back: made once for each place, unless values changed or base64 hides one of this request."""
+        if site.renewed or self._access.encoded:
+            return Echoes(_known(site) | self._access.encoded)
+        if site.echoes is None:
+            site.echoes = Echoes(_known(site))
+        return site.echoes
+
+
+def _known(site: Site) -> dict[bytes, bytes]:
+    """Every form of every secret of the place that an answer may plainly repeat, and what the agent sees instead."""
+    known: dict[bytes, bytes] = {}
+    for secret in site.secrets:
+        for value in secret.values():
+            known |= _forms(secret, value)
+    return known
+
+
+def _forms(secret: Secret, value: bytes) -> dict[bytes, bytes]:
+    seen = secret.stand_in
+    forms = {value: seen, json_escaped(value): json_escaped(seen), quote_from_bytes(value, safe="").encode(): seen}
+    if secret.basic:
+        told = secret.username + b":" if secret.username else b""
+        forms[base64.b64encode(told + value)] = base64.b64encode(told + seen)
+    return forms

@@ -1,0 +1,359 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Placeholders in heads and bodies: what is replaced, what is refused, and that no cut of a stream changes either."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openshell_proxy.credentials.document import SecretsError, load_vault
+from openshell_proxy.credentials.placeholders import MARKERS, reserved_key
+from openshell_proxy.credentials.rewrite import Access
+from openshell_proxy.credentials.streams import Echoes, Mask, Resolve, Transform, body_transform
+from openshell_proxy.credentials.vault import Secret, Vault
+from openshell_proxy.refusal import Refusal
+
+RANDOM = "ghp_R4nd0mR4nd0mR4nd0m"
+VALUE = 'ghp_s3cr3t-"value"\\12'  # of the length of RANDOM; JSON must escape it
+OTHER = "0ther/t0ken+&="
+CANONICAL = "openshell:resolve:env:GITHUB_TOKEN"
+ELSEWHERE = "openshell:resolve:env:ELSEWHERE"
+SECRETS = [
+    {"name": "github", "env": "GITHUB_TOKEN", "value": VALUE, "hosts": ["api.example.com"], "random": RANDOM},
+    {"name": "OTHER", "value": OTHER, "hosts": ["*.example.com"], "ports": [443], "paths": ["/v1/**"]},
+    {"name": "ELSEWHERE", "value": "nowhere-else", "hosts": ["elsewhere.example.com"]},
+]
+
+
+def access(host: str = "api.example.com", port: int = 443, path: str = "/v1/x") -> Access:
+    vault = load_vault(json.dumps({"secrets": SECRETS}))
+    return Access(vault, vault.site(host, port), host, port, path)
+
+
+def header(value: str, **place: object) -> str:
+    (found,) = access(**place).fields([(b"X-Any", value.encode())])  # type: ignore[arg-type]
+    return found[1].decode()
+
+
+def basic(text: str) -> str:
+    return "Basic " + base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (CANONICAL, VALUE),
+        (f"Bearer {CANONICAL}", f"Bearer {VALUE}"),
+        ("token openshell:resolve:env:v12_GITHUB_TOKEN", f"token {VALUE}"),
+        (f"openshell:resolve:env:s{'0a' * 32}_github", VALUE),
+        (RANDOM, VALUE),
+        (f"a={RANDOM}; b=2", f"a={VALUE}; b=2"),
+        ("a=xoxb-OPENSHELL-RESOLVE-ENV-GITHUB_TOKEN; b=2", f"a={VALUE}; b=2"),
+        (basic(f"x-access-token:{CANONICAL}"), basic(f"x-access-token:{VALUE}")),
+        (basic(f"{RANDOM}:{CANONICAL}").replace("Basic", "bAsIc"), basic(f"{VALUE}:{VALUE}").replace("Basic", "bAsIc")),
+        ("nothing of the kind", "nothing of the kind"),
+        (basic("user:password"), basic("user:password")),
+        ("Basic !no base64!", "Basic !no base64!"),
+    ],
+)
+def test_a_header_gets_the_secret(before: str, after: str) -> None:
+    assert header(before) == after
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        ("Bearer openshell:resolve:env:UNKNOWN", "credential_injection_failed"),
+        ("x-OPENSHELL-RESOLVE-ENV-UNKNOWN", "credential_injection_failed"),
+        (basic("user:openshell:resolve:env:UNKNOWN"), "credential_injection_failed"),
+        (f"a={CANONICAL}; b=2", "invalid_credential_placeholder"),
+        (f"one two {CANONICAL}x y", "invalid_credential_placeholder"),
+        ("openshell%3Aresolve%3Aenv%3AGITHUB_TOKEN", "invalid_credential_placeholder"),
+        ("-OPENSHELL-RESOLVE-ENV-GITHUB_TOKEN", "invalid_credential_placeholder"),
+        ("x-OPENSHELL-RESOLVE-ENV-GITHUB_TOKEN.x", "invalid_credential_placeholder"),
+        (f"{'x' * 65}-OPENSHELL-RESOLVE-ENV-GITHUB_TOKEN", "invalid_credential_placeholder"),
+        ("".join(f"%{ord(char):02x}" for char in RANDOM), "invalid_credential_placeholder"),
+        (basic("user:openshell%3Aresolve%3Aenv%3AGITHUB_TOKEN"), "invalid_credential_placeholder"),
+        ("openshell:resolve:env:", "invalid_credential_placeholder"),
+        (ELSEWHERE, "credential_endpoint_mismatch"),
+        (basic(f"user:{ELSEWHERE}"), "credential_endpoint_mismatch"),
+    ],
+)
+def test_a_header_that_cannot_be_resolved_is_refused(value: str, code: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        header(value)
+    assert caught.value.code == code
+    told = caught.value.detail + json.dumps(caught.value.more)
+    assert "openshell:resolve" not in told
+    assert "nowhere-else" not in told
+
+
+def test_the_name_of_a_header_is_no_place_for_one() -> None:
+    with pytest.raises(Refusal) as caught:
+        access().fields([(b"x-OPENSHELL-RESOLVE-ENV-GITHUB_TOKEN", b"1")])
+    assert caught.value.code == "invalid_credential_placeholder"
+
+
+@pytest.mark.parametrize(
+    ("place", "bound"),
+    [
+        ({}, True),
+        ({"host": "b.example.com"}, True),
+        ({"host": "example.com"}, False),
+        ({"host": "a.b.example.com"}, False),
+        ({"host": "api.example.com.evil.test"}, False),
+        ({"port": 8443}, False),
+        ({"path": "/v2/x"}, False),
+    ],
+)
+def test_host_port_and_path_bind(place: dict[str, object], bound: bool) -> None:
+    asked = "openshell:resolve:env:OTHER"
+    if bound:
+        assert header(asked, **place) == OTHER
+        return
+    with pytest.raises(Refusal) as caught:
+        header(asked, **place)
+    assert (caught.value.status, caught.value.code) == (403, "credential_endpoint_mismatch")
+
+
+@pytest.mark.parametrize(
+    ("target", "resolved", "redacted"),
+    [
+        ("/v1/x?a=b%20c+d", "/v1/x?a=b%20c+d", "/v1/x?a=b%20c+d"),
+        (f"/bot{RANDOM}/send", "/botghp_s3cr3t-%22value%22%5C12/send", "/bot[CREDENTIAL]/send"),
+        (f"/v1/x?k={CANONICAL}&l=%2F", "/v1/x?k=ghp_s3cr3t-%22value%22%5C12&l=%2F", "/v1/x?k=[CREDENTIAL]&l=%2F"),
+        ("/v1/x?k=openshell%3Aresolve%3Aenv%3AOTHER", "/v1/x?k=0ther/t0ken%2B%26%3D", "/v1/x?k=[CREDENTIAL]"),
+        ("/v1/x?k=a%26openshell:resolve:env:OTHER", "/v1/x?k=a%260ther/t0ken%2B%26%3D", "/v1/x?k=a&[CREDENTIAL]"),
+    ],
+)
+def test_a_target_gets_the_secret_and_policy_sees_none(target: str, resolved: str, redacted: str) -> None:
+    asked = access()
+    if "bot" in target:  # a backslash in a path would change which path is meant
+        with pytest.raises(Refusal) as caught:
+            asked.target(target)
+        assert caught.value.code == "credential_injection_failed"
+    else:
+        assert asked.target(target) == resolved
+    assert asked.vault.redacted(target) == redacted
+
+
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        (f"/v1/x?{CANONICAL}=1", "invalid_credential_placeholder"),
+        ("/v1/x?openshell%3aresolve%3aenv%3aOTHER", "invalid_credential_placeholder"),
+        (f"/{ELSEWHERE}", "credential_endpoint_mismatch"),
+        (f"/v1?k={ELSEWHERE}", "credential_endpoint_mismatch"),
+        ("/openshell%3Aresolve:env:NONE", "credential_injection_failed"),
+        ("/v1/openshell:resolve:env:OTHER", "credential_injection_failed"),  # a "/" in the value
+    ],
+)
+def test_a_target_that_cannot_be_resolved_is_refused(target: str, code: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        access().target(target)
+    assert caught.value.code == code
+
+
+def run(transform: Transform, pieces: list[bytes]) -> bytes:
+    return b"".join([*map(transform.feed, pieces), transform.end()])
+
+
+def test_secrets_in_json_are_escaped() -> None:
+    sent = json.dumps({"token": CANONICAL, "again": [RANDOM, "x-OPENSHELL-RESOLVE-ENV-OTHER"]}).encode()
+    got = run(body_transform(access(), b"application/json; charset=utf-8"), [sent])
+    assert json.loads(got) == {"token": VALUE, "again": [VALUE, OTHER]}
+
+
+def test_secrets_in_a_form_are_encoded() -> None:
+    sent = f"a=1+2&k=openshell%3Aresolve%3Aenv%3AOTHER&b={CANONICAL}".encode()
+    got = run(body_transform(access(), b"application/x-www-form-urlencoded"), [sent])
+    assert got == b"a=1+2&k=0ther%2Ft0ken%2B%26%3D&b=ghp_s3cr3t-%22value%22%5C12"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/x-www-form-urlencoded", f"{CANONICAL}=1"),
+        ("multipart/form-data; boundary=x", CANONICAL),
+        ("", CANONICAL),
+        ("application/json", "openshell:resolve:env:UNKNOWN"),
+        ("text/plain", ELSEWHERE),
+        ("text/plain", "x-OPENSHELL-RESOLVE-ENV-"),
+    ],
+)
+def test_a_body_with_what_cannot_be_replaced_is_refused(kind: str, body: str) -> None:
+    with pytest.raises(Refusal):
+        run(body_transform(access(), kind.encode()), [body.encode()])
+
+
+# Texts in which placeholders meet, break off and stand beside what looks like them.
+PARTS = st.sampled_from(
+    [CANONICAL, RANDOM, "x-OPENSHELL-RESOLVE-ENV-OTHER", "openshell:resolve:env:v9_OTHER", "openshell:res", "-OPENSHELL-",
+     "openshell:resolve:env:", RANDOM[:9], " ", ":", "-", "&", "=", "%", "%3", "%3A", "+", "é", "a" * 70, "z" * 300, "\n"]
+)  # fmt: skip
+TEXTS = st.lists(PARTS | st.text(max_size=5), max_size=9).map(lambda parts: "".join(parts).encode())
+CUTS = st.lists(st.integers(0, 600), max_size=8)
+KINDS = st.sampled_from([b"text/plain", b"application/json", b"application/x-www-form-urlencoded", b"image/png"])
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def outcome(kind: bytes, pieces: list[bytes]) -> bytes | str:
+    try:
+        return run(body_transform(access(), kind), pieces)
+    except Refusal as refusal:
+        return refusal.code
+
+
+@given(kind=KINDS, text=TEXTS, places=CUTS)
+def test_no_cut_changes_a_body(kind: bytes, text: bytes, places: list[int]) -> None:
+    whole = outcome(kind, [text])
+    assert outcome(kind, cut(text, places)) == whole
+    if isinstance(whole, bytes) and kind != b"application/x-www-form-urlencoded":
+        assert not any(marker in whole for marker in MARKERS)
+
+
+SECRET_PARTS = st.sampled_from([VALUE, VALUE[:9], VALUE[9:], "0ther", "0ther/", "t0ken+&=", "g", "gh", " ", "é"])
+
+
+@given(text=st.lists(SECRET_PARTS, max_size=9).map(lambda parts: "".join(parts).encode()), places=CUTS)
+def test_no_secret_survives_in_an_answer_however_it_is_cut(text: bytes, places: list[int]) -> None:
+    echoes = Echoes({VALUE.encode(): RANDOM.encode(), OTHER.encode(): b"openshell:resolve:env:OTHER"})
+    got = run(Mask(echoes), cut(text, places))
+    assert got == echoes.masked(text) == run(Mask(echoes), [text])
+    assert VALUE.encode() not in got
+    assert OTHER.encode() not in got
+
+
+@given(text=st.text().map(str.encode), places=CUTS)
+def test_what_holds_no_secret_passes_as_it_is(text: bytes, places: list[int]) -> None:
+    assert run(Mask(Echoes({VALUE.encode(): RANDOM.encode()})), cut(text, places)) == text
+
+
+def test_only_the_beginning_of_a_secret_is_held_back() -> None:
+    mask = Mask(Echoes({b"secret-value": b"openshell:resolve:env:K"}))
+    assert mask.feed(b"data: one\n\n") == b"data: one\n\n"
+    assert mask.feed(b"data: sec") == b"data: "
+    assert mask.feed(b"ond\n\n") == b"second\n\n"
+    resolve = Resolve(access())
+    assert resolve.feed(b'{"a": 1}') == b'{"a": 1}'
+
+
+def test_one_of_two_secrets_that_begin_alike_is_not_taken_for_the_other() -> None:
+    mask = Mask(Echoes({b"abcd": b"1", b"abcdef": b"2"}))
+    assert mask.feed(b"abcd") == b""
+    assert mask.feed(b"efabcd") + mask.end() == b"21"
+
+
+@pytest.mark.parametrize("key", ["v10_GITHUB_TOKEN", f"s{'a' * 64}_X"])
+def test_reserved_keys(key: str) -> None:
+    assert reserved_key(key)
+    refused({"name": "x", "env": key, "value": "secret", "hosts": ["a.test"]}, "revision")
+
+
+def refused(entry: object, words: str, *more: object) -> None:
+    with pytest.raises(SecretsError) as caught:
+        load_vault(json.dumps({"secrets": [entry, *more]}))
+    assert words in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+
+
+GOOD = {"name": "x", "value": "s3cr3t", "hosts": ["a.test"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hosts": []}, "no host"),
+        ({"hosts": ["*"]}, "bound wrongly"),
+        ({"hosts": ["*.com"]}, "bound wrongly"),
+        ({"hosts": [1]}, "bound wrongly"),
+        ({"ports": [0]}, "port"),
+        ({"ports": ["443"]}, "port"),
+        ({"paths": ["v1"]}, "path"),
+        ({"paths": ["/[v1"]}, "path"),
+        ({"value": "s3cr3t\r\nEvil: 1"}, "line break"),
+        ({"value": "s3cr3t\0"}, "control"),
+        ({"value": "s3c"}, "fewer"),
+        ({"value": ""}, "fewer"),
+        ({"value": CANONICAL}, "placeholder"),
+        ({"value": 1}, "wrong type"),
+        ({"header": "Host"}, "header"),
+        ({"header": "Content-Length"}, "header"),
+        ({"header": "a b"}, "header"),
+        ({"header": "Authorization", "format": "Bearer"}, "format"),
+        ({"header": "Authorization", "format": "{value}\r\nX: {value}"}, "format"),
+        ({"format": "Bearer {value}"}, "no header"),
+        ({"env": "A-B"}, "variable"),
+        ({"random": "short"}, "random"),
+        ({"name": "a b"}, "name"),
+        ({"hoste": []}, "unknown key"),
+    ],
+)
+def test_a_secret_that_cannot_be_used_is_refused(change: dict[str, object], words: str) -> None:
+    load_vault(json.dumps({"secrets": [GOOD]}))
+    refused(GOOD | change, words)
+
+
+def test_two_secrets_that_cannot_be_told_apart_are_refused() -> None:
+    refused(GOOD, "in common", GOOD)
+    refused(GOOD | {"header": "X-Key"}, "one header", GOOD | {"name": "y", "header": "x-key", "hosts": ["a.test"]})
+    by_path = [GOOD | {"name": name, "header": "X-Key", "paths": [f"/{name}/**"]} for name in "ab"]
+    load_vault(json.dumps({"secrets": by_path}))
+
+
+@pytest.mark.parametrize("text", ["[", "[]", '{"secrets": {}}', '{"secrets": [1]}', '{"secrets": [], "more": 1}'])
+def test_a_file_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(SecretsError):
+        load_vault(text)
+
+
+def injected(secrets: list[dict[str, object]], fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    vault = load_vault(json.dumps({"secrets": secrets}))
+    return Access(vault, vault.site("a.test", 443), "a.test", 443, "/a/x").fields(fields)
+
+
+def test_the_destination_decides_what_is_injected() -> None:
+    bearer = GOOD | {"header": "Authorization", "format": "Bearer {value}"}
+    sent = [(b"Accept", b"*/*"), (b"authorization", b"Bearer mine"), (b"AUTHORIZATION", CANONICAL.encode())]
+    assert injected([bearer], sent) == [(b"Accept", b"*/*"), (b"Authorization", b"Bearer s3cr3t")]
+    named = GOOD | {"header": "Authorization", "format": "basic", "username": "x-access-token"}
+    assert injected([named], []) == [(b"Authorization", basic("x-access-token:s3cr3t").encode())]
+    assert injected([bearer | {"hosts": ["b.test"]}], sent[:2]) == sent[:2]
+    assert injected([bearer | {"paths": ["/b/**"]}], sent[:2]) == sent[:2]
+
+
+def test_two_credentials_for_one_header_are_refused_when_it_comes_to_it() -> None:
+    both = [GOOD | {"name": name, "header": "X-Key", "paths": [path]} for name, path in (("a", "/a/**"), ("b", "/**"))]
+    with pytest.raises(Refusal) as caught:
+        injected(both, [])
+    assert caught.value.code == "credential_injection_failed"
+
+
+def test_a_value_is_not_in_a_representation() -> None:
+    vault = load_vault(json.dumps({"secrets": SECRETS}))
+    assert VALUE not in repr(vault.secrets)
+    assert repr(VALUE.encode()) not in repr(vault.secrets)
+
+
+def test_a_secret_must_not_make_a_dot_segment() -> None:
+    vault = Vault([Secret("DOT", ("DOT",), b".")])
+    for target in ("/openshell:resolve:env:DOT/x", "/.openshell:resolve:env:DOT/x"):
+        with pytest.raises(Refusal):
+            Access(vault, vault.site("a.test", 443), "a.test", 443, "/").target(target)
+
+
+def test_a_placeholder_encoded_twice_beside_one_that_is_replaced_is_refused() -> None:
+    with pytest.raises(Refusal) as caught:
+        access().target(f"/v1/x?k={CANONICAL}.openshell%253Aresolve%253Aenv%253AOTHER")
+    assert caught.value.code == "invalid_credential_placeholder"
