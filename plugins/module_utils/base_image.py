@@ -91,13 +91,14 @@ def bootstrap(podman: Podman, name: str, packages: Sequence[str]) -> None:
         "-",
         "-",
     ]
+    sources = package_sources().encode()
     environ = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
     ) as maker:
         if maker.stdin is None or maker.stdout is None or maker.stderr is None:
             raise AssertionError("pipes that were asked for are there")
-        maker.stdin.write(package_sources().encode())
+        maker.stdin.write(sources)
         maker.stdin.close()
         imported = subprocess.run(
             [*podman.command(), "import", "--message", "openshell base image", "-", name],
