@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,7 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.openshell.sandbox.plugins.module_utils import container_converge
+from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import ContainerSpec, Volume
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman
+from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
 from fake_podman import refresh
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -141,3 +145,45 @@ class Host:
             if container["State"]["Pid"]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(container["State"]["Pid"], 9)
+
+
+NAMES = SandboxNames.of("demo")
+
+
+def spec_of(role: str, **other: Any) -> ContainerSpec:
+    """The description of one container of the sandbox ``demo``, reduced to what the tests look at."""
+    proxy = role == "proxy"
+    tls = Volume(NAMES.tls_volume, "/openshell-tls", read_only=not proxy)
+    volumes = (tls, Volume(NAMES.proxy_volume, "/var/lib/openshell")) if proxy else (tls,)
+    spec = ContainerSpec(
+        name=NAMES.proxy if proxy else NAMES.agent,
+        role=role,
+        image=("b" if proxy else "a") * 64,
+        network=NAMES.network,
+        ip="10.89.0.2" if proxy else "10.89.0.3",
+        labels=NAMES.labels(),
+        dns=("192.0.2.53",),
+        uid_base=0 if proxy else 2_550_136_832,
+        volumes=volumes,
+        sysctls={"net.ipv6.conf.all.disable_ipv6": "1"},
+    )
+    return dataclasses.replace(spec, **other)
+
+
+def make_sandbox(host: Host, started: bool = True, policy: str = "version: 1\n") -> None:
+    """A whole sandbox as the roles make it: networks, volumes, sidecar with a policy, agent."""
+    podman = host.podman
+    podman.ensure_internal_network(NAMES.network, NAMES.labels())
+    podman.ensure_bridge_network("openshell", {"openshell.managed": "true"})
+    for volume in (NAMES.tls_volume, NAMES.proxy_volume):
+        podman.ensure_volume(volume, NAMES.labels())
+    config = Path(podman.volume(NAMES.proxy_volume)["Mountpoint"]) / "config"  # type: ignore[index]
+    config.mkdir()
+    (config / "policy.yaml").write_text(policy)
+    for role in ("proxy", "agent"):
+        spec = spec_of(role)
+        container_converge.create(podman, spec)
+        if role == "proxy":
+            podman.network_connect("openshell", spec.name)
+        if started:
+            podman.run(["start", spec.name])
