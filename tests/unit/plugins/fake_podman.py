@@ -16,14 +16,10 @@ without capabilities and with no_new_privs, because the audit and the readiness 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import io
 import json
 import os
-import subprocess
 import sys
-import tarfile
-from datetime import UTC, datetime
+import time
 from typing import Any, Dict, List, Tuple
 
 NEVER = "0001-01-01T00:00:00Z"
@@ -49,7 +45,7 @@ Json = Dict[str, Any]
 
 
 class Failure(Exception):
-    """Exit status and the words on standard error."""
+    """Exit status, the words on standard error, and those on standard output if any."""
 
 
 class FakePodman:
@@ -79,7 +75,7 @@ class FakePodman:
         self.get("network", network)
         self.state["containers"][name] = {
             "Name": name,
-            "Created": datetime.now(UTC).isoformat(),
+            "Created": moment(),
             "Image": words[0],
             "ImageName": "localhost/image:" + words[0][:6],
             "State": {"Status": "created", "Pid": 0, "ExitCode": 0, "StartedAt": NEVER},
@@ -109,7 +105,7 @@ class FakePodman:
         container = self.get("container", name)
         with open(container["OCIConfigPath"], "w", encoding="utf-8") as handle:
             json.dump({"linux": {"sysctl": container["Sysctls"]}}, handle)
-        container["State"]["StartedAt"] = datetime.now(UTC).isoformat()
+        container["State"]["StartedAt"] = moment()
         if name in self.state["ending"]:
             container["State"].update(Status="exited", ExitCode=self.state["ending"][name], Pid=0)
             return
@@ -127,6 +123,8 @@ class FakePodman:
         mounts = {mount["Destination"]: mount["Source"] for mount in container["Mounts"]}
         if "/var/lib/openshell" not in mounts or self.state.get("silent_sidecar"):
             return
+        import hashlib
+
         texts = {}
         for file in ("policy.yaml", "upstream-ca.pem"):
             path = os.path.join(mounts["/var/lib/openshell"], "config", file)
@@ -145,6 +143,9 @@ class FakePodman:
             json.dump(sentinel, ready)
 
     def copy_in(self, target: str) -> None:
+        import io
+        import tarfile
+
         name, _, directory = target.partition(":")
         mounts = {mount["Destination"]: mount["Source"] for mount in self.get("container", name)["Mounts"]}
         with tarfile.open(fileobj=io.BytesIO(self.stdin)) as archive:
@@ -246,6 +247,8 @@ class FakePodman:
         if command == "rmi":
             self.state["images"].pop(names[0], None)
             return ""
+        import hashlib
+
         made = {"pull": names[0], "import": names[-1], "build": flags.get("--tag", [""])[0]}[command]
         self.state["images"][made] = hashlib.sha256(made.encode()).hexdigest()
         return self.state["images"][made]
@@ -259,10 +262,10 @@ class FakePodman:
                 found.append(self.get(kind, name))
             except Failure as failure:
                 missing.append(failure.args[1].replace("Error: ", "Error: inspecting object: "))
-        print(json.dumps(found, indent=5))
+        told = json.dumps(found, indent=5)
         if missing:
-            raise Failure(125, "\n".join(missing))
-        return ""
+            raise Failure(125, "\n".join(missing), told)
+        return told
 
     def listed(self, kind: str, label: str) -> List[Json]:
         key, _, value = label.partition("=")
@@ -317,9 +320,14 @@ def parse(args: List[str]) -> Tuple[List[str], Dict[str, List[str]]]:
     return words, flags
 
 
+def moment() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000000000Z", time.gmtime())
+
+
 def confined_process() -> int:
     """A process of two minutes at most that is as confined as a container's first one; its pid."""
     import ctypes
+    import subprocess
 
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -363,30 +371,37 @@ def refresh(state: Json) -> None:
             container["State"].update(Status="exited", Pid=0)
 
 
-def main(directory: str, args: List[str]) -> int:
-    """One call of the command, alone with its state."""
+def answer(directory: str, args: List[str], stdin: bytes) -> Tuple[int, str, str]:
+    """One call, alone with its state: exit status, standard output and standard error."""
     with open(os.path.join(directory, "lock"), "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with open(os.path.join(directory, "state.json"), encoding="utf-8") as handle:
             podman = FakePodman(directory, json.load(handle))
-        podman.stdin = sys.stdin.buffer.read()
+        podman.stdin = stdin
         with open(podman.path("calls.jsonl"), "a+", encoding="utf-8") as calls:
             calls.seek(0)
             number = sum(1 for _ in calls)
             calls.write(json.dumps(args) + "\n")
         with open(podman.path("stdin", str(number)), "wb") as handle:
-            handle.write(podman.stdin)
+            handle.write(stdin)
         refresh(podman.state)
-        print('time="2026-11-24T21:00:00Z" level=warning msg="noise of every call"', file=sys.stderr)
-        status = 0
+        status, stdout, stderr = 0, "", 'time="2026-11-24T21:00:00Z" level=warning msg="noise of every call"\n'
         try:
             injected(podman.state, args)
-            print(podman.call(args))
+            stdout = podman.call(args) + "\n"
         except Failure as failure:
-            status = failure.args[0]
-            print(failure.args[1], file=sys.stderr)
+            status, stdout = failure.args[0], "".join(failure.args[2:])
+            stderr += failure.args[1] + "\n"
         with open(podman.path("state.json"), "w", encoding="utf-8") as handle:
             json.dump(podman.state, handle)
+    return status, stdout, stderr
+
+
+def main(directory: str, args: List[str]) -> int:
+    """The command."""
+    status, stdout, stderr = answer(directory, args, sys.stdin.buffer.read())
+    sys.stdout.write(stdout)
+    sys.stderr.write(stderr)
     return status
 
 

@@ -12,14 +12,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.openshell.sandbox.plugins.module_utils import container_converge
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import ContainerSpec, Volume
-from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, Result
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
-from fake_podman import refresh
+from fake_podman import answer, refresh
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -39,6 +40,17 @@ INFO: Json = {
     },
     "version": {"Version": "4.3.1"},
 }
+
+
+class Direct(Podman):
+    """For what a test needs beforehand: the same podman without a process for each call."""
+
+    def run(
+        self, args: Sequence[str], stdin: bytes | None = None, check: bool = True, timeout: float | None = None
+    ) -> Result:
+        result = Result(*answer(self.executable, list(args), stdin or b""))
+        assert result.rc == 0 or not check, result.stderr
+        return result
 
 
 class Host:
@@ -71,6 +83,10 @@ class Host:
     @property
     def podman(self) -> Podman:
         return Podman(self.executable)
+
+    @property
+    def setup(self) -> Podman:
+        return Direct(str(self.directory))
 
     @property
     def state(self) -> Json:
@@ -172,7 +188,7 @@ def spec_of(role: str, **other: Any) -> ContainerSpec:
 
 def make_sandbox(host: Host, started: bool = True, policy: str = "version: 1\n") -> None:
     """A whole sandbox as the roles make it: networks, volumes, sidecar with a policy, agent."""
-    podman = host.podman
+    podman = host.setup
     podman.ensure_internal_network(NAMES.network, NAMES.labels())
     podman.ensure_bridge_network("openshell", {"openshell.managed": "true"})
     for volume in (NAMES.tls_volume, NAMES.proxy_volume):

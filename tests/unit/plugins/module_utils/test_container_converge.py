@@ -67,12 +67,12 @@ def test_another_description_is_a_replacement(sandbox: Host) -> None:
 
 @pytest.mark.parametrize(("running", "action"), [(True, "repair"), (None, "none"), (False, "none")])
 def test_a_stopped_one_is_judged_by_what_is_wanted(sandbox: Host, running: bool | None, action: str) -> None:
-    sandbox.podman.run(["stop", AGENT.name])
+    sandbox.setup.run(["stop", AGENT.name])
     assert plan(sandbox.podman, AGENT, NETWORKS, running).action == action
 
 
 def test_one_drift_that_cannot_be_repaired_makes_it_a_replacement(sandbox: Host) -> None:
-    sandbox.podman.network_connect("openshell", AGENT.name)
+    sandbox.setup.network_connect("openshell", AGENT.name)
     assert plan(sandbox.podman, AGENT, NETWORKS, True).action == "repair"
     sandbox.change("containers", AGENT.name, "HostConfig", "Privileged", True)
     assert plan(sandbox.podman, AGENT, NETWORKS, True).action == "replace"
@@ -90,7 +90,7 @@ def test_a_plan_changes_nothing(sandbox: Host) -> None:
 @pytest.mark.parametrize(("running", "status"), [(True, "running"), (False, "created"), (None, "created")])
 def test_creation(host: Host, running: bool | None, status: str) -> None:
     make_sandbox(host)
-    host.podman.remove_container(AGENT.name)
+    host.setup.remove_container(AGENT.name)
     spec = dataclasses.replace(AGENT, files={"/etc/motd": "hello\n"})
     assert converge(host.podman, spec, NETWORKS, running).action == "create"
     assert status_of(host) == status
@@ -102,7 +102,7 @@ def test_creation(host: Host, running: bool | None, status: str) -> None:
 
 def test_a_half_made_container_does_not_stay(host: Host) -> None:
     make_sandbox(host)
-    host.podman.remove_container(AGENT.name)
+    host.setup.remove_container(AGENT.name)
     host.fail("cp", "Error: no space left on device")
     with pytest.raises(PodmanError, match=r"podman cp failed .*no space left"):
         converge(host.podman, AGENT, NETWORKS, True)
@@ -124,7 +124,7 @@ def test_a_half_made_container_does_not_stay(host: Host) -> None:
 )
 def test_a_replacement_runs_as_is_wanted(sandbox: Host, before: bool, wanted: bool | None, after: str) -> None:
     if not before:
-        sandbox.podman.run(["stop", AGENT.name])
+        sandbox.setup.run(["stop", AGENT.name])
     spec = dataclasses.replace(OTHER, stop_timeout=7)
     assert converge(sandbox.podman, spec, NETWORKS, wanted).action == "replace"
     assert (spec_label(sandbox), status_of(sandbox)) == (spec.digest, after)
@@ -151,7 +151,7 @@ def test_the_old_one_comes_back_when_the_new_one_fails(sandbox: Host, step: str)
 
 
 def test_a_new_one_that_ends_at_once_is_replaced_by_the_old_one(sandbox: Host) -> None:
-    sandbox.podman.run(["stop", AGENT.name])
+    sandbox.setup.run(["stop", AGENT.name])
     sandbox.change("ending", {AGENT.name: 127})
     with pytest.raises(PodmanError, match="ended at once"):
         converge(sandbox.podman, OTHER, NETWORKS, True)
@@ -159,7 +159,7 @@ def test_a_new_one_that_ends_at_once_is_replaced_by_the_old_one(sandbox: Host) -
 
 
 def test_an_old_one_that_was_stopped_stays_stopped(sandbox: Host) -> None:
-    sandbox.podman.run(["stop", AGENT.name])
+    sandbox.setup.run(["stop", AGENT.name])
     sandbox.fail("create")
     with pytest.raises(PodmanError):
         converge(sandbox.podman, OTHER, NETWORKS, True)
@@ -167,8 +167,8 @@ def test_an_old_one_that_was_stopped_stays_stopped(sandbox: Host) -> None:
 
 
 def test_killed_before_the_new_one_stood_the_old_one_is_taken_up_again(sandbox: Host) -> None:
-    sandbox.podman.run(["stop", AGENT.name])
-    sandbox.podman.run(["rename", AGENT.name, REPLACED])
+    sandbox.setup.run(["stop", AGENT.name])
+    sandbox.setup.run(["rename", AGENT.name, REPLACED])
     assert converge(sandbox.podman, AGENT, NETWORKS, True).action == "repair"
     assert list(sandbox.state["containers"]) == [NAMES.proxy, AGENT.name]
     assert (spec_label(sandbox), status_of(sandbox)) == (AGENT.digest, "running")
@@ -176,9 +176,9 @@ def test_killed_before_the_new_one_stood_the_old_one_is_taken_up_again(sandbox: 
 
 
 def test_killed_after_the_new_one_stood_the_old_one_goes(sandbox: Host) -> None:
-    sandbox.podman.run(["rename", AGENT.name, REPLACED])
-    sandbox.podman.run(["create", *OTHER.create_args()])
-    sandbox.podman.run(["start", AGENT.name])
+    sandbox.setup.run(["rename", AGENT.name, REPLACED])
+    sandbox.setup.run(["create", *OTHER.create_args()])
+    sandbox.setup.run(["start", AGENT.name])
     assert converge(sandbox.podman, OTHER, NETWORKS, True).action == "none"
     assert list(sandbox.state["containers"]) == [NAMES.proxy, AGENT.name]
     assert spec_label(sandbox) == OTHER.digest
@@ -194,7 +194,7 @@ def test_nothing_to_recover_changes_nothing(sandbox: Host) -> None:
 
 
 def test_a_network_too_many_goes_and_the_container_stays(sandbox: Host) -> None:
-    sandbox.podman.network_connect("openshell", AGENT.name)
+    sandbox.setup.network_connect("openshell", AGENT.name)
     pid = sandbox.state["containers"][AGENT.name]["State"]["Pid"]
     assert converge(sandbox.podman, AGENT, NETWORKS, True).action == "repair"
     assert networks_of(sandbox) == {NAMES.network: {"IPAddress": AGENT.ip}}
@@ -202,21 +202,21 @@ def test_a_network_too_many_goes_and_the_container_stays(sandbox: Host) -> None:
 
 
 def test_a_network_too_few_comes_back_with_its_address(sandbox: Host) -> None:
-    sandbox.podman.network_disconnect(NAMES.network, AGENT.name)
+    sandbox.setup.network_disconnect(NAMES.network, AGENT.name)
     assert converge(sandbox.podman, AGENT, NETWORKS, True).action == "repair"
     assert networks_of(sandbox) == {NAMES.network: {"IPAddress": AGENT.ip}}
 
 
 def test_a_network_without_a_fixed_address_is_connected_without_one(sandbox: Host) -> None:
     proxy = spec_of("proxy")
-    sandbox.podman.network_disconnect("openshell", proxy.name)
+    sandbox.setup.network_disconnect("openshell", proxy.name)
     converge(sandbox.podman, proxy, {NAMES.network: proxy.ip, "openshell": ""}, True)
     assert sandbox.calls("network connect")[-1] == ["network", "connect", "openshell", proxy.name]
 
 
 def test_the_stray_network_goes_before_the_start(sandbox: Host) -> None:
-    sandbox.podman.run(["stop", AGENT.name])
-    sandbox.podman.network_connect("openshell", AGENT.name)
+    sandbox.setup.run(["stop", AGENT.name])
+    sandbox.setup.network_connect("openshell", AGENT.name)
     before = len(sandbox.calls())
     converge(sandbox.podman, AGENT, NETWORKS, True)
     assert [call[:2] for call in sandbox.changed_since(before)] == [["network", "disconnect"], ["start", AGENT.name]]

@@ -109,14 +109,14 @@ def test_a_malformed_subnet_is_refused(host: Host, subnet: str) -> None:
 def test_a_subnet_that_meets_another_is_refused(host: Host, taken: str) -> None:
     with pytest.raises(Refused, match=rf"10.90.0.0/16 overlaps {taken} \(a route of this host\); choose a free one"):
         preflight.check_bridge_subnet(host.podman, "10.90.0.0/16", [taken])
-    host.podman.ensure_bridge_network("office", {}, taken)
+    host.setup.ensure_bridge_network("office", {}, taken)
     with pytest.raises(Refused, match=rf"overlaps {taken} \(Podman network office\)"):
         preflight.check_bridge_subnet(host.podman, "10.90.0.0/16", [])
 
 
 @pytest.mark.parametrize("beside", ["10.89.0.0/16", "10.91.0.0/16", "192.168.0.0/24", "fd00::/64"])
 def test_a_subnet_beside_another_will_do(host: Host, beside: str) -> None:
-    host.podman.ensure_bridge_network("office", {}, beside)
+    host.setup.ensure_bridge_network("office", {}, beside)
     preflight.check_bridge_subnet(host.podman, "10.90.0.0/16", [beside])
 
 
@@ -126,7 +126,7 @@ def test_no_wish_for_a_subnet_asks_nothing(host: Host) -> None:
 
 
 def test_the_bridge_that_is_there_must_be_the_one_that_is_wanted(host: Host) -> None:
-    host.podman.ensure_bridge_network("openshell", OURS, "10.90.0.0/16")
+    host.setup.ensure_bridge_network("openshell", OURS, "10.90.0.0/16")
     preflight.check_bridge_subnet(host.podman, "10.90.0.0/16", ["10.90.0.0/16"])
     with pytest.raises(Refused, match=r"network openshell exists with subnet 10.90.0.0/16; unset"):
         preflight.check_bridge_subnet(host.podman, "10.91.0.0/16", [])
@@ -147,13 +147,13 @@ def test_routes_as_the_kernel_tells_them(tmp_path: Path) -> None:
 def make(host: Host, kind: str, labels: dict[str, str]) -> None:
     """One object of a name that the sandbox wants."""
     if kind in ("proxy", "agent"):
-        host.podman.ensure_bridge_network("net", {})
+        host.setup.ensure_bridge_network("net", {})
         label = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
-        host.podman.run(["create", "--name", getattr(NAMES, kind), "--network", "net:ip=10.9.9.9", *label, "image"])
+        host.setup.run(["create", "--name", getattr(NAMES, kind), "--network", "net:ip=10.9.9.9", *label, "image"])
     elif kind == "network":
-        host.podman.ensure_internal_network(NAMES.network, labels)
+        host.setup.ensure_internal_network(NAMES.network, labels)
     else:
-        host.podman.ensure_volume(getattr(NAMES, kind), labels)
+        host.setup.ensure_volume(getattr(NAMES, kind), labels)
 
 
 @pytest.mark.parametrize("kind", ["proxy", "agent", "network", "tls_volume", "proxy_volume", "workspace_volume"])
@@ -171,7 +171,7 @@ def test_what_is_ours_will_do(host: Host, kind: str) -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("internal", True), ("dns_enabled", True)])
 def test_a_bridge_that_cannot_serve_is_refused(host: Host, key: str, value: bool) -> None:
-    host.podman.ensure_bridge_network("openshell", OURS)
+    host.setup.ensure_bridge_network("openshell", OURS)
     preflight.check_not_taken(host.podman, NAMES)
     host.change("networks", "openshell", key, value)
     with pytest.raises(Refused, match="a network openshell exists that is internal or has DNS; remove it"):
