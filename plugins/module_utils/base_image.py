@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import subprocess
@@ -39,7 +40,7 @@ def registry_answers(reference: str) -> bool:
             return int(answer.status) == 200
     except urllib.error.HTTPError as error:
         return error.code == 401
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 

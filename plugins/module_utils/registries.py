@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import json
 import re
 import subprocess
@@ -105,7 +106,7 @@ def index_links(index: str) -> List[str]:
             parser = _Links()
             parser.feed(answer.read(2_000_000).decode(errors="replace"))
         return [urljoin(page, link) for link in parser.found]
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return []
 
 
