@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -99,8 +100,9 @@ def bootstrap(podman: Podman, name: str, packages: Sequence[str]) -> None:
     ) as maker:
         if maker.stdin is None or maker.stdout is None or maker.stderr is None:
             raise AssertionError("pipes that were asked for are there")
-        maker.stdin.write(sources)
-        maker.stdin.close()
+        # One that ends before it has read them tells why by its status.
+        with contextlib.suppress(BrokenPipeError), maker.stdin:
+            maker.stdin.write(sources)
         imported = subprocess.run(
             [*podman.command(), "import", "--message", "openshell base image", "-", name],
             stdin=maker.stdout,
