@@ -51,36 +51,36 @@ def sandbox(host: Host) -> Host:
 
 
 def test_nothing_there_is_created(host: Host) -> None:
-    assert plan(host.podman, AGENT, NETWORKS, True) == Plan("create", [])
+    assert plan(host.direct, AGENT, NETWORKS, True) == Plan("create", [])
 
 
 def test_what_is_right_stays_and_nothing_is_called(sandbox: Host) -> None:
     before = len(sandbox.calls())
-    assert converge(sandbox.podman, AGENT, NETWORKS, True) == Plan("none", [])
+    assert converge(sandbox.direct, AGENT, NETWORKS, True) == Plan("none", [])
     assert sandbox.changed_since(before) == []
 
 
 def test_another_description_is_a_replacement(sandbox: Host) -> None:
-    todo = plan(sandbox.podman, OTHER, NETWORKS, True)
+    todo = plan(sandbox.direct, OTHER, NETWORKS, True)
     assert (todo.action, [drift.what for drift in todo.drifts]) == ("replace", ["spec"])
 
 
 @pytest.mark.parametrize(("running", "action"), [(True, "repair"), (None, "none"), (False, "none")])
 def test_a_stopped_one_is_judged_by_what_is_wanted(sandbox: Host, running: bool | None, action: str) -> None:
-    sandbox.setup.run(["stop", AGENT.name])
-    assert plan(sandbox.podman, AGENT, NETWORKS, running).action == action
+    sandbox.direct.run(["stop", AGENT.name])
+    assert plan(sandbox.direct, AGENT, NETWORKS, running).action == action
 
 
 def test_one_drift_that_cannot_be_repaired_makes_it_a_replacement(sandbox: Host) -> None:
-    sandbox.setup.network_connect("openshell", AGENT.name)
-    assert plan(sandbox.podman, AGENT, NETWORKS, True).action == "repair"
+    sandbox.direct.network_connect("openshell", AGENT.name)
+    assert plan(sandbox.direct, AGENT, NETWORKS, True).action == "repair"
     sandbox.change("containers", AGENT.name, "HostConfig", "Privileged", True)
-    assert plan(sandbox.podman, AGENT, NETWORKS, True).action == "replace"
+    assert plan(sandbox.direct, AGENT, NETWORKS, True).action == "replace"
 
 
 def test_a_plan_changes_nothing(sandbox: Host) -> None:
     before = len(sandbox.calls())
-    plan(sandbox.podman, OTHER, NETWORKS, False)
+    plan(sandbox.direct, OTHER, NETWORKS, False)
     assert sandbox.changed_since(before) == []
 
 
@@ -90,9 +90,9 @@ def test_a_plan_changes_nothing(sandbox: Host) -> None:
 @pytest.mark.parametrize(("running", "status"), [(True, "running"), (False, "created"), (None, "created")])
 def test_creation(host: Host, running: bool | None, status: str) -> None:
     make_sandbox(host)
-    host.setup.remove_container(AGENT.name)
+    host.direct.remove_container(AGENT.name)
     spec = dataclasses.replace(AGENT, files={"/etc/motd": "hello\n"})
-    assert converge(host.podman, spec, NETWORKS, running).action == "create"
+    assert converge(host.direct, spec, NETWORKS, running).action == "create"
     assert status_of(host) == status
     assert host.calls("create")[-1] == ["create", *spec.create_args()]
     with tarfile.open(fileobj=io.BytesIO(host.stdin_of("cp"))) as archive:
@@ -102,10 +102,10 @@ def test_creation(host: Host, running: bool | None, status: str) -> None:
 
 def test_a_half_made_container_does_not_stay(host: Host) -> None:
     make_sandbox(host)
-    host.setup.remove_container(AGENT.name)
+    host.direct.remove_container(AGENT.name)
     host.fail("cp", "Error: no space left on device")
     with pytest.raises(PodmanError, match=r"podman cp failed .*no space left"):
-        converge(host.podman, AGENT, NETWORKS, True)
+        converge(host.direct, AGENT, NETWORKS, True)
     assert AGENT.name not in host.state["containers"]
 
 
@@ -124,18 +124,18 @@ def test_a_half_made_container_does_not_stay(host: Host) -> None:
 )
 def test_a_replacement_runs_as_is_wanted(sandbox: Host, before: bool, wanted: bool | None, after: str) -> None:
     if not before:
-        sandbox.setup.run(["stop", AGENT.name])
+        sandbox.direct.run(["stop", AGENT.name])
     spec = dataclasses.replace(OTHER, stop_timeout=7)
-    assert converge(sandbox.podman, spec, NETWORKS, wanted).action == "replace"
+    assert converge(sandbox.direct, spec, NETWORKS, wanted).action == "replace"
     assert (spec_label(sandbox), status_of(sandbox)) == (spec.digest, after)
     assert REPLACED not in sandbox.state["containers"]
     assert ["stop", "--time", "7", AGENT.name] in sandbox.calls("stop")
-    assert plan(sandbox.podman, spec, NETWORKS, wanted).action == "none"
+    assert plan(sandbox.direct, spec, NETWORKS, wanted).action == "none"
 
 
 def test_a_replacement_is_on_all_its_networks_before_it_starts(sandbox: Host) -> None:
     proxy = dataclasses.replace(spec_of("proxy"), pids_limit=100)
-    converge(sandbox.podman, proxy, {NAMES.network: proxy.ip, "openshell": ""}, True)
+    converge(sandbox.direct, proxy, {NAMES.network: proxy.ip, "openshell": ""}, True)
     assert set(networks_of(sandbox, proxy.name)) == {NAMES.network, "openshell"}
     order = [call[0] for call in sandbox.calls() if call[-1] == proxy.name and call[0] in ("network", "start")]
     assert order[-2:] == ["network", "start"]
@@ -145,48 +145,48 @@ def test_a_replacement_is_on_all_its_networks_before_it_starts(sandbox: Host) ->
 def test_the_old_one_comes_back_when_the_new_one_fails(sandbox: Host, step: str) -> None:
     sandbox.fail(step)
     with pytest.raises(PodmanError, match=f"podman {step} failed .*out of order"):
-        converge(sandbox.podman, OTHER, NETWORKS, True)
+        converge(sandbox.direct, OTHER, NETWORKS, True)
     assert REPLACED not in sandbox.state["containers"]
     assert (spec_label(sandbox), status_of(sandbox)) == (AGENT.digest, "running")
 
 
 def test_a_new_one_that_ends_at_once_is_replaced_by_the_old_one(sandbox: Host) -> None:
-    sandbox.setup.run(["stop", AGENT.name])
+    sandbox.direct.run(["stop", AGENT.name])
     sandbox.change("ending", {AGENT.name: 127})
     with pytest.raises(PodmanError, match="ended at once"):
-        converge(sandbox.podman, OTHER, NETWORKS, True)
+        converge(sandbox.direct, OTHER, NETWORKS, True)
     assert (spec_label(sandbox), status_of(sandbox)) == (AGENT.digest, "exited")
 
 
 def test_an_old_one_that_was_stopped_stays_stopped(sandbox: Host) -> None:
-    sandbox.setup.run(["stop", AGENT.name])
+    sandbox.direct.run(["stop", AGENT.name])
     sandbox.fail("create")
     with pytest.raises(PodmanError):
-        converge(sandbox.podman, OTHER, NETWORKS, True)
+        converge(sandbox.direct, OTHER, NETWORKS, True)
     assert (spec_label(sandbox), status_of(sandbox)) == (AGENT.digest, "exited")
 
 
 def test_killed_before_the_new_one_stood_the_old_one_is_taken_up_again(sandbox: Host) -> None:
-    sandbox.setup.run(["stop", AGENT.name])
-    sandbox.setup.run(["rename", AGENT.name, REPLACED])
-    assert converge(sandbox.podman, AGENT, NETWORKS, True).action == "repair"
+    sandbox.direct.run(["stop", AGENT.name])
+    sandbox.direct.run(["rename", AGENT.name, REPLACED])
+    assert converge(sandbox.direct, AGENT, NETWORKS, True).action == "repair"
     assert list(sandbox.state["containers"]) == [NAMES.proxy, AGENT.name]
     assert (spec_label(sandbox), status_of(sandbox)) == (AGENT.digest, "running")
     assert len(sandbox.calls("create")) == 2
 
 
 def test_killed_after_the_new_one_stood_the_old_one_goes(sandbox: Host) -> None:
-    sandbox.setup.run(["rename", AGENT.name, REPLACED])
-    sandbox.setup.run(["create", *OTHER.create_args()])
-    sandbox.setup.run(["start", AGENT.name])
-    assert converge(sandbox.podman, OTHER, NETWORKS, True).action == "none"
+    sandbox.direct.run(["rename", AGENT.name, REPLACED])
+    sandbox.direct.run(["create", *OTHER.create_args()])
+    sandbox.direct.run(["start", AGENT.name])
+    assert converge(sandbox.direct, OTHER, NETWORKS, True).action == "none"
     assert list(sandbox.state["containers"]) == [NAMES.proxy, AGENT.name]
     assert spec_label(sandbox) == OTHER.digest
 
 
 def test_nothing_to_recover_changes_nothing(sandbox: Host) -> None:
     before = len(sandbox.calls())
-    recover_interrupted_replacement(sandbox.podman, AGENT.name)
+    recover_interrupted_replacement(sandbox.direct, AGENT.name)
     assert sandbox.changed_since(before) == []
 
 
@@ -194,40 +194,40 @@ def test_nothing_to_recover_changes_nothing(sandbox: Host) -> None:
 
 
 def test_a_network_too_many_goes_and_the_container_stays(sandbox: Host) -> None:
-    sandbox.setup.network_connect("openshell", AGENT.name)
+    sandbox.direct.network_connect("openshell", AGENT.name)
     pid = sandbox.state["containers"][AGENT.name]["State"]["Pid"]
-    assert converge(sandbox.podman, AGENT, NETWORKS, True).action == "repair"
+    assert converge(sandbox.direct, AGENT, NETWORKS, True).action == "repair"
     assert networks_of(sandbox) == {NAMES.network: {"IPAddress": AGENT.ip}}
     assert sandbox.state["containers"][AGENT.name]["State"]["Pid"] == pid
 
 
 def test_a_network_too_few_comes_back_with_its_address(sandbox: Host) -> None:
-    sandbox.setup.network_disconnect(NAMES.network, AGENT.name)
-    assert converge(sandbox.podman, AGENT, NETWORKS, True).action == "repair"
+    sandbox.direct.network_disconnect(NAMES.network, AGENT.name)
+    assert converge(sandbox.direct, AGENT, NETWORKS, True).action == "repair"
     assert networks_of(sandbox) == {NAMES.network: {"IPAddress": AGENT.ip}}
 
 
 def test_a_network_without_a_fixed_address_is_connected_without_one(sandbox: Host) -> None:
     proxy = spec_of("proxy")
-    sandbox.setup.network_disconnect("openshell", proxy.name)
-    converge(sandbox.podman, proxy, {NAMES.network: proxy.ip, "openshell": ""}, True)
+    sandbox.direct.network_disconnect("openshell", proxy.name)
+    converge(sandbox.direct, proxy, {NAMES.network: proxy.ip, "openshell": ""}, True)
     assert sandbox.calls("network connect")[-1] == ["network", "connect", "openshell", proxy.name]
 
 
 def test_the_stray_network_goes_before_the_start(sandbox: Host) -> None:
-    sandbox.setup.run(["stop", AGENT.name])
-    sandbox.setup.network_connect("openshell", AGENT.name)
+    sandbox.direct.run(["stop", AGENT.name])
+    sandbox.direct.network_connect("openshell", AGENT.name)
     before = len(sandbox.calls())
-    converge(sandbox.podman, AGENT, NETWORKS, True)
+    converge(sandbox.direct, AGENT, NETWORKS, True)
     assert [call[:2] for call in sandbox.changed_since(before)] == [["network", "disconnect"], ["start", AGENT.name]]
 
 
 def test_starting_and_stopping(sandbox: Host) -> None:
-    assert converge(sandbox.podman, AGENT, NETWORKS, False).action == "repair"
+    assert converge(sandbox.direct, AGENT, NETWORKS, False).action == "repair"
     assert status_of(sandbox) == "exited"
-    assert converge(sandbox.podman, AGENT, NETWORKS, None).action == "none"
+    assert converge(sandbox.direct, AGENT, NETWORKS, None).action == "none"
     assert status_of(sandbox) == "exited"
-    assert converge(sandbox.podman, AGENT, NETWORKS, True).action == "repair"
+    assert converge(sandbox.direct, AGENT, NETWORKS, True).action == "repair"
     assert status_of(sandbox) == "running"
 
 
@@ -238,7 +238,7 @@ def test_both_sides_of_a_diff(sandbox: Host) -> None:
     assert before_and_after(Plan("none", []), AGENT) == {"before": {}, "after": {}}
     made = {"state": "present", "image": AGENT.image, "network": AGENT.network, "ip": AGENT.ip}
     assert before_and_after(Plan("create", []), AGENT) == {"before": {"state": "absent"}, "after": made}
-    todo = plan(sandbox.podman, OTHER, NETWORKS, False)
+    todo = plan(sandbox.direct, OTHER, NETWORKS, False)
     assert before_and_after(todo, OTHER) == {
         "before": {"spec": AGENT.digest, "state": "running"},
         "after": {"spec": OTHER.digest, "state": "stopped"},

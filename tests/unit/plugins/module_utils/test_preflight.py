@@ -29,20 +29,20 @@ OURS = {"openshell.managed": "true"}
 def test_an_old_podman_is_refused(host: Host, version: str) -> None:
     host.change("info", "version", "Version", version)
     with pytest.raises(Refused, match=r"Podman [34][.0-9]* is too old; install Podman 4.3 or newer on this host"):
-        preflight.check_podman(host.podman)
+        preflight.check_podman(host.direct)
 
 
 @pytest.mark.parametrize("version", ["4.3.0", "4.3.1", "4.10.0", "5.4.2"])
 def test_a_podman_from_4_3_on_will_do(host: Host, version: str) -> None:
     host.change("info", "version", "Version", version)
-    preflight.check_podman(host.podman)
+    preflight.check_podman(host.direct)
 
 
 @pytest.mark.parametrize("backend", ["cni", "", None])
 def test_another_network_backend_is_refused(host: Host, backend: str | None) -> None:
     host.change("info", "host", "networkBackend", backend)
     with pytest.raises(Refused, match=r"does not use netavark .*install netavark"):
-        preflight.check_podman(host.podman)
+        preflight.check_podman(host.direct)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_another_network_backend_is_refused(host: Host, backend: str | None) -> 
 def test_the_runtime(host: Host, cgroups: str, runtime: str, wanted: str, installed: bool, chosen: str) -> None:
     host.change("info", "host", "cgroupVersion", cgroups)
     host.change("info", "host", "ociRuntime", {"name": runtime})
-    assert preflight.choose_runtime(host.podman, wanted, lambda name: installed or None) == chosen
+    assert preflight.choose_runtime(host.direct, wanted, lambda name: installed or None) == chosen
 
 
 def test_cgroups_v1_without_runc_is_refused(host: Host) -> None:
     host.change("info", "host", "cgroupVersion", "v1")
     with pytest.raises(Refused, match="cgroups v1, where crun does not start containers; install runc"):
-        preflight.choose_runtime(host.podman, "", lambda name: None)
+        preflight.choose_runtime(host.direct, "", lambda name: None)
 
 
 def rootless(host: Host) -> None:
@@ -79,7 +79,7 @@ def test_enough_subordinate_ids_will_do(host: Host, tmp_path: Path, owner: str) 
     rootless(host)
     path = tmp_path / "subuid"
     path.write_text(f"# ids\nother:1:65536\n{owner}:100000:65535\n{owner}:200000:1\n")
-    preflight.check_subordinate_ids(host.podman, [str(path)])
+    preflight.check_subordinate_ids(host.direct, [str(path)])
 
 
 @pytest.mark.parametrize(
@@ -92,44 +92,44 @@ def test_too_few_subordinate_ids_are_refused(host: Host, tmp_path: Path, text: s
     few.write_text(text)
     for files in ([few, enough], [enough, few], [enough, tmp_path / "absent"]):
         with pytest.raises(Refused, match=f"user {USER.pw_name} has [0-9]+ ids in .* needs 65536; run 'usermod"):
-            preflight.check_subordinate_ids(host.podman, [str(path) for path in files])
+            preflight.check_subordinate_ids(host.direct, [str(path) for path in files])
 
 
 def test_root_needs_no_subordinate_ids(host: Host) -> None:
-    preflight.check_subordinate_ids(host.podman, ["/absent"])
+    preflight.check_subordinate_ids(host.direct, ["/absent"])
 
 
 @pytest.mark.parametrize("subnet", ["10.90.0.0/33", "10.90.0.1/16", "office", "10.90/16/1"])
 def test_a_malformed_subnet_is_refused(host: Host, subnet: str) -> None:
     with pytest.raises(Refused, match=r"openshell_bridge_subnet '.*' is not a subnet .*use one like 10.90.0.0/16"):
-        preflight.check_bridge_subnet(host.podman, subnet, [])
+        preflight.check_bridge_subnet(host.direct, subnet, [])
 
 
 @pytest.mark.parametrize("taken", ["10.90.0.0/16", "10.90.7.0/24", "10.0.0.0/8"])
 def test_a_subnet_that_meets_another_is_refused(host: Host, taken: str) -> None:
     with pytest.raises(Refused, match=rf"10.90.0.0/16 overlaps {taken} \(a route of this host\); choose a free one"):
-        preflight.check_bridge_subnet(host.podman, "10.90.0.0/16", [taken])
-    host.setup.ensure_bridge_network("office", {}, taken)
+        preflight.check_bridge_subnet(host.direct, "10.90.0.0/16", [taken])
+    host.direct.ensure_bridge_network("office", {}, taken)
     with pytest.raises(Refused, match=rf"overlaps {taken} \(Podman network office\)"):
-        preflight.check_bridge_subnet(host.podman, "10.90.0.0/16", [])
+        preflight.check_bridge_subnet(host.direct, "10.90.0.0/16", [])
 
 
 @pytest.mark.parametrize("beside", ["10.89.0.0/16", "10.91.0.0/16", "192.168.0.0/24", "fd00::/64"])
 def test_a_subnet_beside_another_will_do(host: Host, beside: str) -> None:
-    host.setup.ensure_bridge_network("office", {}, beside)
-    preflight.check_bridge_subnet(host.podman, "10.90.0.0/16", [beside])
+    host.direct.ensure_bridge_network("office", {}, beside)
+    preflight.check_bridge_subnet(host.direct, "10.90.0.0/16", [beside])
 
 
 def test_no_wish_for_a_subnet_asks_nothing(host: Host) -> None:
-    preflight.check_bridge_subnet(host.podman, "", ["0.0.0.0/0"])
+    preflight.check_bridge_subnet(host.direct, "", ["0.0.0.0/0"])
     assert host.calls() == []
 
 
 def test_the_bridge_that_is_there_must_be_the_one_that_is_wanted(host: Host) -> None:
-    host.setup.ensure_bridge_network("openshell", OURS, "10.90.0.0/16")
-    preflight.check_bridge_subnet(host.podman, "10.90.0.0/16", ["10.90.0.0/16"])
+    host.direct.ensure_bridge_network("openshell", OURS, "10.90.0.0/16")
+    preflight.check_bridge_subnet(host.direct, "10.90.0.0/16", ["10.90.0.0/16"])
     with pytest.raises(Refused, match=r"network openshell exists with subnet 10.90.0.0/16; unset"):
-        preflight.check_bridge_subnet(host.podman, "10.91.0.0/16", [])
+        preflight.check_bridge_subnet(host.direct, "10.91.0.0/16", [])
 
 
 def test_routes_as_the_kernel_tells_them(tmp_path: Path) -> None:
@@ -147,35 +147,35 @@ def test_routes_as_the_kernel_tells_them(tmp_path: Path) -> None:
 def make(host: Host, kind: str, labels: dict[str, str]) -> None:
     """One object of a name that the sandbox wants."""
     if kind in ("proxy", "agent"):
-        host.setup.ensure_bridge_network("net", {})
+        host.direct.ensure_bridge_network("net", {})
         label = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
-        host.setup.run(["create", "--name", getattr(NAMES, kind), "--network", "net:ip=10.9.9.9", *label, "image"])
+        host.direct.run(["create", "--name", getattr(NAMES, kind), "--network", "net:ip=10.9.9.9", *label, "image"])
     elif kind == "network":
-        host.setup.ensure_internal_network(NAMES.network, labels)
+        host.direct.ensure_internal_network(NAMES.network, labels)
     else:
-        host.setup.ensure_volume(getattr(NAMES, kind), labels)
+        host.direct.ensure_volume(getattr(NAMES, kind), labels)
 
 
 @pytest.mark.parametrize("kind", ["proxy", "agent", "network", "tls_volume", "proxy_volume", "workspace_volume"])
 def test_what_is_not_ours_is_refused_and_what_is_will_do(host: Host, kind: str) -> None:
     make(host, kind, {"openshell.managed": "yes"})
     with pytest.raises(Refused, match=f"a (container|network|volume) {getattr(NAMES, kind)} exists and is not ours"):
-        preflight.check_not_taken(host.podman, NAMES)
+        preflight.check_not_taken(host.direct, NAMES)
 
 
 @pytest.mark.parametrize("kind", ["proxy", "agent", "network", "tls_volume", "proxy_volume", "workspace_volume"])
 def test_what_is_ours_will_do(host: Host, kind: str) -> None:
     make(host, kind, OURS)
-    preflight.check_not_taken(host.podman, NAMES)
+    preflight.check_not_taken(host.direct, NAMES)
 
 
 @pytest.mark.parametrize(("key", "value"), [("internal", True), ("dns_enabled", True)])
 def test_a_bridge_that_cannot_serve_is_refused(host: Host, key: str, value: bool) -> None:
-    host.setup.ensure_bridge_network("openshell", OURS)
-    preflight.check_not_taken(host.podman, NAMES)
+    host.direct.ensure_bridge_network("openshell", OURS)
+    preflight.check_not_taken(host.direct, NAMES)
     host.change("networks", "openshell", key, value)
     with pytest.raises(Refused, match="a network openshell exists that is internal or has DNS; remove it"):
-        preflight.check_not_taken(host.podman, NAMES)
+        preflight.check_not_taken(host.direct, NAMES)
 
 
 # -- the wish ------------------------------------------------------------------------------------------------------

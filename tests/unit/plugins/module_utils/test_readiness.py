@@ -39,11 +39,11 @@ def rewrite(host: Host, **other: Any) -> None:
 
 
 def ready(host: Host) -> dict[str, Any] | None:
-    return sidecar_ready(host.podman, NAMES.proxy, str(sentinel(host).parent))
+    return sidecar_ready(host.direct, NAMES.proxy, str(sentinel(host).parent))
 
 
 def wait(host: Host, timeout: float = 0.2, **more: Any) -> dict[str, Any]:
-    return wait_ready(host.podman, NAMES.proxy, NAMES.tls_volume, timeout, **more)
+    return wait_ready(host.direct, NAMES.proxy, NAMES.tls_volume, timeout, **more)
 
 
 def test_the_living_sidecars_sentinel_counts(sandbox: Host) -> None:
@@ -68,14 +68,14 @@ def test_half_a_sentinel_does_not(sandbox: Host, text: str) -> None:
 
 
 def test_no_sentinel_no_volume_no_sidecar(sandbox: Host) -> None:
-    assert sidecar_ready(sandbox.podman, "absent", str(sentinel(sandbox).parent)) is None
-    assert readiness.volume_path(sandbox.podman, "absent") == ""
+    assert sidecar_ready(sandbox.direct, "absent", str(sentinel(sandbox).parent)) is None
+    assert readiness.volume_path(sandbox.direct, "absent") == ""
     sentinel(sandbox).unlink()
     assert ready(sandbox) is None
 
 
 def test_a_stopped_sidecars_sentinel_does_not(sandbox: Host) -> None:
-    sandbox.setup.run(["stop", NAMES.proxy])
+    sandbox.direct.run(["stop", NAMES.proxy])
     assert ready(sandbox) is None
 
 
@@ -85,7 +85,7 @@ def test_a_process_that_is_gone_and_a_sentinel_without_its_start_do_not_agree(sa
     frozen = sandbox.state["containers"][NAMES.proxy]
     frozen["State"]["Pid"] = 2**22 + 1
 
-    class Late(type(sandbox.podman)):  # type: ignore[misc]
+    class Late(type(sandbox.direct)):  # type: ignore[misc]
         def container(self, name: str) -> dict[str, Any]:
             return dict(frozen)
 
@@ -151,26 +151,26 @@ def test_waiting_has_an_end_and_tells_the_last_words(sandbox: Host) -> None:
 
 
 def test_an_ended_sidecar_is_not_waited_for(sandbox: Host) -> None:
-    sandbox.setup.run(["stop", NAMES.proxy])
+    sandbox.direct.run(["stop", NAMES.proxy])
     sandbox.change("containers", NAMES.proxy, "State", "ExitCode", 3)
     with pytest.raises(NotReady, match="ended with status 3; its last words"):
         wait(sandbox, 600, pause=lambda seconds: pytest.fail("waited"))
 
 
 def test_one_that_podman_restarts_is_waited_for(sandbox: Host) -> None:
-    sandbox.setup.run(["stop", NAMES.proxy])
+    sandbox.direct.run(["stop", NAMES.proxy])
     sandbox.change("containers", NAMES.proxy, "HostConfig", "RestartPolicy", "Name", "on-failure")
     pauses: list[float] = []
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
-        sandbox.setup.run(["start", NAMES.proxy])
+        sandbox.direct.run(["start", NAMES.proxy])
 
     wait(sandbox, 600, pause=pause)
     assert len(pauses) == 1
 
 
 def test_a_sidecar_that_does_not_exist_is_not_waited_for(host: Host) -> None:
-    host.setup.ensure_volume(NAMES.tls_volume, {})
+    host.direct.ensure_volume(NAMES.tls_volume, {})
     with pytest.raises(NotReady, match="does not exist; its last words: none"):
         wait(host, 600, pause=lambda seconds: pytest.fail("waited"))

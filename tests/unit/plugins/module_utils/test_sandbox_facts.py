@@ -46,7 +46,7 @@ def sandbox(host: Host) -> Host:
 
 
 def test_a_sandbox_that_is_well(sandbox: Host) -> None:
-    (found,) = sandboxes(sandbox.podman)
+    (found,) = sandboxes(sandbox.direct)
     created = found.pop("created")
     assert created == sandbox.state["containers"][NAMES.agent]["Created"]
     assert found.pop("age").endswith("s")
@@ -66,8 +66,8 @@ def test_a_sandbox_that_is_well(sandbox: Host) -> None:
 
 
 def test_a_network_connected_by_hand_is_drift(sandbox: Host) -> None:
-    sandbox.setup.network_connect("openshell", NAMES.agent)
-    (found,) = sandboxes(sandbox.podman)
+    sandbox.direct.network_connect("openshell", NAMES.agent)
+    (found,) = sandboxes(sandbox.direct)
     assert found["state"] == "drifted"
     assert found["drift"] == [
         {"what": "networks", "expected": [NAMES.network], "found": ["openshell", NAMES.network], "repairable": True}
@@ -75,9 +75,9 @@ def test_a_network_connected_by_hand_is_drift(sandbox: Host) -> None:
 
 
 def test_a_sidecar_on_a_third_network_is_drift(sandbox: Host) -> None:
-    sandbox.setup.ensure_bridge_network("office", {})
-    sandbox.setup.network_connect("office", NAMES.proxy)
-    assert [drift["what"] for drift in sandboxes(sandbox.podman)[0]["drift"]] == ["networks"]
+    sandbox.direct.ensure_bridge_network("office", {})
+    sandbox.direct.network_connect("office", NAMES.proxy)
+    assert [drift["what"] for drift in sandboxes(sandbox.direct)[0]["drift"]] == ["networks"]
 
 
 @pytest.mark.parametrize("name", [NAMES.agent, NAMES.proxy])
@@ -88,7 +88,7 @@ def test_a_process_that_may_too_much_is_drift(sandbox: Host, name: str) -> None:
     pid = sandbox.state["containers"][name]["State"]["Pid"]
     sandbox.change("containers", name, "State", "Pid", os.getpid())
     try:
-        (found,) = sandboxes(sandbox.podman)
+        (found,) = sandboxes(sandbox.direct)
         assert "no_new_privs" in [drift["what"] for drift in found["drift"]]
         assert found["state"] == "drifted"
     finally:
@@ -97,51 +97,51 @@ def test_a_process_that_may_too_much_is_drift(sandbox: Host, name: str) -> None:
 
 def test_a_stopped_one(sandbox: Host) -> None:
     for name in (NAMES.agent, NAMES.proxy):
-        sandbox.setup.run(["stop", name])
-    (found,) = sandboxes(sandbox.podman)
+        sandbox.direct.run(["stop", name])
+    (found,) = sandboxes(sandbox.direct)
     assert (found["state"], found["drift"], found["policy"]) == ("stopped", [], "")
 
 
 def test_a_missing_part(sandbox: Host) -> None:
-    sandbox.setup.remove_container(NAMES.agent)
-    (found,) = sandboxes(sandbox.podman)
+    sandbox.direct.remove_container(NAMES.agent)
+    (found,) = sandboxes(sandbox.direct)
     assert (found["state"], found["image"], found["agent_ip"]) == ("degraded", "", "")
     assert found["created"]
 
 
 def test_an_interrupted_creation_is_seen(host: Host) -> None:
     names = SandboxNames.of("half", "h1")
-    host.setup.ensure_internal_network(names.network, names.labels())
-    host.setup.ensure_bridge_network("openshell", {"openshell.managed": "true"})
-    (found,) = sandboxes(host.podman)
+    host.direct.ensure_internal_network(names.network, names.labels())
+    host.direct.ensure_bridge_network("openshell", {"openshell.managed": "true"})
+    (found,) = sandboxes(host.direct)
     assert (found["name"], found["id"], found["state"], found["age"]) == ("half", "h1", "degraded", "")
 
 
 def test_one_of_several_and_all_in_order(sandbox: Host) -> None:
     other = SandboxNames.of("another")
-    sandbox.setup.ensure_internal_network(other.network, other.labels())
-    assert [found["name"] for found in sandboxes(sandbox.podman)] == ["another", "demo"]
-    assert [found["name"] for found in sandboxes(sandbox.podman, "demo")] == ["demo"]
-    assert sandboxes(sandbox.podman, "absent") == []
+    sandbox.direct.ensure_internal_network(other.network, other.labels())
+    assert [found["name"] for found in sandboxes(sandbox.direct)] == ["another", "demo"]
+    assert [found["name"] for found in sandboxes(sandbox.direct, "demo")] == ["demo"]
+    assert sandboxes(sandbox.direct, "absent") == []
 
 
 def test_strangers_are_not_told(sandbox: Host) -> None:
     sandbox.change("containers", NAMES.agent, "Config", "Labels", "openshell.role", "something")
-    assert sandboxes(sandbox.podman)[0]["agent_ip"] == ""
+    assert sandboxes(sandbox.direct)[0]["agent_ip"] == ""
 
 
 def test_counters_are_asked_of_a_ready_sidecar_only(sandbox: Host) -> None:
     status = sandbox.directory / "status" / NAMES.proxy
     status.write_text(json.dumps({"requests_allowed": 3, "requests_denied": 1}))
-    (found,) = sandboxes(sandbox.podman, counters=True)
+    (found,) = sandboxes(sandbox.direct, counters=True)
     assert (found["allowed"], found["denied"]) == (3, 1)
     assert sandbox.calls("exec") == [["exec", NAMES.proxy, "/opt/openshell/bin/openshell-proxy", "status"]]
     for text in ("", "[]", "{half"):
         status.write_text(text)
-        assert sandboxes(sandbox.podman, counters=True)[0]["allowed"] is None
-    sandbox.setup.run(["stop", NAMES.proxy])
+        assert sandboxes(sandbox.direct, counters=True)[0]["allowed"] is None
+    sandbox.direct.run(["stop", NAMES.proxy])
     before = len(sandbox.calls("exec"))
-    sandboxes(sandbox.podman, counters=True)
+    sandboxes(sandbox.direct, counters=True)
     assert len(sandbox.calls("exec")) == before
 
 

@@ -14,8 +14,8 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names im
     UID_RANGE,
     SandboxNameError,
     SandboxNames,
-    agent_uid_base,
     is_ours,
+    uid_bases,
 )
 
 FORM = "use lower-case letters, digits and single hyphens, beginning and ending with a letter or digit"
@@ -68,7 +68,7 @@ def test_what_does_not_carry_our_label_is_not_ours(labels: dict[str, str] | None
 def test_sandboxes_are_different_nobodies() -> None:
     """As many subnets as there are slots, in the order in which Podman hands them out: no range meets another."""
     subnets = islice(ipaddress.ip_network("10.0.0.0/8").subnets(new_prefix=24), 89 * 256, 89 * 256 + 16_000)
-    bases = sorted(agent_uid_base(str(subnet)) for subnet in subnets)
+    bases = sorted(next(uid_bases(str(subnet))) for subnet in subnets)
     assert bases[0] > 2**31 - 1
     assert bases[-1] + UID_RANGE < 2**32 - 1
     assert all(second - first >= UID_RANGE for first, second in pairwise(bases))
@@ -77,4 +77,11 @@ def test_sandboxes_are_different_nobodies() -> None:
 @pytest.mark.parametrize("prefix", [24, 29])
 def test_neighbours_of_any_size_are_different_nobodies(prefix: int) -> None:
     first, second = islice(ipaddress.ip_network("192.168.0.0/16").subnets(new_prefix=prefix), 2)
-    assert abs(agent_uid_base(str(first)) - agent_uid_base(str(second))) >= UID_RANGE
+    assert abs(next(uid_bases(str(first))) - next(uid_bases(str(second)))) >= UID_RANGE
+
+
+def test_every_slot_is_tried_once() -> None:
+    bases = list(uid_bases("10.89.7.0/24"))
+    assert len(set(bases)) == len(bases) == 16_000
+    assert bases[1] == bases[0] + UID_RANGE
+    assert min(bases) == 2**31

@@ -33,7 +33,7 @@ def config(**files: str) -> Config:
 
 
 def run(host: Host, wanted: Config, check: bool = False, timeout: float = 5):  # type: ignore[no-untyped-def]
-    return converge(host.podman, NAMES.proxy, NAMES.tls_volume, wanted, timeout, check)
+    return converge(host.direct, NAMES.proxy, NAMES.tls_volume, wanted, timeout, check)
 
 
 def on_volume(host: Host, name: str = "policy.yaml") -> Path:
@@ -75,7 +75,7 @@ def test_check_mode_tells_and_leaves(sandbox: Host) -> None:
 
 
 def test_a_stopped_sidecar_is_not_told(sandbox: Host) -> None:
-    sandbox.setup.run(["stop", NAMES.proxy])
+    sandbox.direct.run(["stop", NAMES.proxy])
     assert run(sandbox, config(policy=BAD)).changed
     assert sandbox.calls("kill") == []
     assert on_volume(sandbox).read_text() == BAD
@@ -119,14 +119,14 @@ def test_only_what_differs_is_written_and_certificates_are_told_by_digest(sandbo
 
 def test_what_lies_there_is_read_as_it_is(sandbox: Host) -> None:
     on_volume(sandbox).write_bytes(b"a\r\nb\n")
-    assert read_current(sandbox.podman, config(policy="")) == {"policy.yaml": "a\r\nb\n"}
+    assert read_current(sandbox.direct, config(policy="")) == {"policy.yaml": "a\r\nb\n"}
     on_volume(sandbox).write_bytes(b"\xff")
     assert run(sandbox, config(policy=OLD)).changed
     assert on_volume(sandbox).read_text() == OLD
 
 
 def test_before_there_is_a_volume_everything_is_new(host: Host) -> None:
-    assert read_current(host.podman, config(policy=NEW)) == {"policy.yaml": ""}
+    assert read_current(host.direct, config(policy=NEW)) == {"policy.yaml": ""}
     assert run(host, config(policy=NEW), check=True).changed
 
 
