@@ -57,6 +57,11 @@ def test_order_is_kept_and_what_is_told_twice_is_told_once() -> None:
     assert parse_resolv_conf(text + "nameserver 2001:DB8:0::53\n") == ["192.0.2.9", "2001:db8::53", "192.0.2.1"]
 
 
+def test_a_scope_is_no_part_of_an_address() -> None:
+    """It names an interface of the host, which a container does not have."""
+    assert parse_resolv_conf("nameserver 2001:db8::53%eth0\n") == ["2001:db8::53"]
+
+
 def test_comments_and_other_words_are_not_resolvers() -> None:
     text = """
 # nameserver 192.0.2.1
