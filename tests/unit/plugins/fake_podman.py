@@ -164,6 +164,8 @@ class FakePodman:
             self.copy_in(names[1])
         elif command == "rename":
             container = self.get("container", names[0])
+            if names[1] in self.state["containers"]:
+                raise Failure(125, f'Error: the container name "{names[1]}" is already in use')
             container["Name"] = names[1]
             self.state["containers"][names[1]] = self.state["containers"].pop(names[0])
         elif command == "rm":
