@@ -131,7 +131,17 @@ def test_a_podman_that_hangs_is_a_sentence(host: Host) -> None:
 
 def test_standard_input_is_never_the_callers(host: Host) -> None:
     """A podman that reads gets an end at once, or it would wait for the person at the terminal."""
-    assert Podman(host.command("reader", "cat; echo end")).run(["info"]).stdout == "end\n"
+    reader, writer = os.pipe()
+    os.write(writer, b"typed\n")
+    os.close(writer)
+    mine = os.dup(0)
+    try:
+        os.dup2(reader, 0)
+        assert Podman(host.command("reader", "cat; echo end")).run(["info"]).stdout == "end\n"
+    finally:
+        os.dup2(mine, 0)
+        os.close(mine)
+        os.close(reader)
 
 
 def test_the_runtime_is_asked_for_on_every_call(host: Host) -> None:
