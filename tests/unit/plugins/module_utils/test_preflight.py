@@ -259,10 +259,11 @@ def test_symbolic_links_are_followed_before_the_judgement(tmp_path: Path) -> Non
 
 
 def test_a_link_to_forbidden_storage_is_followed_too(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "below").mkdir(parents=True)
     (tmp_path / "storage").symlink_to(tmp_path / "real")
-    with pytest.raises(Refused, match="lies in"):
-        preflight.check_mounts([{"source": str(tmp_path / "real"), "target": "/x"}], [str(tmp_path / "storage")])
+    for refused in ("real", "real/below"):
+        with pytest.raises(Refused, match="lies in"):
+            preflight.check_mounts([{"source": str(tmp_path / refused), "target": "/x"}], [str(tmp_path / "storage")])
 
 
 def test_sockets_and_devices_are_refused(tmp_path: Path) -> None:
