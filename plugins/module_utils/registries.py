@@ -124,7 +124,7 @@ def _endpoints(urls: Iterable[str]) -> Iterable[Tuple[str, int]]:
         except ValueError:  # not an address that anybody could fetch from
             continue
         if parts.hostname and port:
-            yield parts.hostname.lower(), port
+            yield parts.hostname, port
 
 
 def as_policy(registries: Registries) -> Dict[str, object]:

@@ -139,6 +139,7 @@ class FakePodman:
         error = "policy: line 1: wrong" if b"WRONG" in texts["policy.yaml"] else ""
         sentinel = {"started_ticks": ticks, "policy_digest": policy, "policy_error": error}
         sentinel.update(read_policy_digest=policy, read_upstream_ca_digest=upstream)
+        container["Generation"] = sentinel["generation"] = container.get("Generation", 0) + 1
         with open(os.path.join(mounts["/openshell-tls"], ".ready"), "w", encoding="utf-8") as ready:
             json.dump(sentinel, ready)
 
@@ -229,8 +230,8 @@ class FakePodman:
             labels = dict(label.split("=", 1) for label in flags.get("--label", []))
             self.state["volumes"][names[0]] = {"Name": names[0], "Mountpoint": mountpoint, "Labels": labels}
         else:
-            self.get("volume", names[0])
-            del self.state["volumes"][names[0]]
+            known = [name for name in self.state["volumes"] if name.startswith(names[0])]  # as Podman 4.3.1 does
+            del self.state["volumes"][known[0] if len(known) == 1 else self.get("volume", names[0])["Name"]]
         return names[0]
 
     def secret_command(self, command: str, names: List[str], flags: Dict[str, List[str]]) -> str:

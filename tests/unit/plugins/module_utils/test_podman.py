@@ -80,8 +80,8 @@ def test_an_answer_that_is_not_json_is_a_sentence(host: Host) -> None:
     broken = Podman(host.command("broken", "echo '{half'"))
     with pytest.raises(PodmanError, match=r"podman network ls failed .*its answer is not JSON"):
         broken.networks()
-    with pytest.raises(PodmanError, match=r"podman volume inspect failed .*its answer is not JSON"):
-        broken.volume("x")
+    with pytest.raises(PodmanError, match=r"podman secret inspect failed .*its answer is not JSON"):
+        broken.secret("x")
 
 
 def test_an_empty_answer_is_an_empty_list(host: Host) -> None:
@@ -244,6 +244,7 @@ def test_removal_tells_whether_it_was_there(host: Host) -> None:
 
 
 def test_what_cannot_be_removed_is_an_error(host: Host) -> None:
+    host.direct.ensure_volume("x", LABELS)
     for beginning in ("network rm", "volume rm", "secret rm"):
         host.fail(beginning, "Error: it is in use")
     for remove in (host.podman.remove_network, host.podman.remove_volume, host.podman.remove_secret):
@@ -351,6 +352,14 @@ def test_a_secret_travels_on_standard_input_only(host: Host) -> None:
     assert found is not None
     assert found["Spec"]["Labels"] == LABELS
     assert host.podman.secret_names() == [("sec", LABELS)]
+
+
+def test_a_volume_is_known_by_its_whole_name(host: Host) -> None:
+    """Podman takes the beginning of a name for it: one sandbox's volume must not go for another's."""
+    host.podman.ensure_volume("vol-2", LABELS)
+    assert host.podman.volume("vol") is None
+    assert host.podman.remove_volume("vol") is False
+    assert list(host.state["volumes"]) == ["vol-2"]
 
 
 def test_volumes_are_made_once(host: Host) -> None:

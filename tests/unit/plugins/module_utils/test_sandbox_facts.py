@@ -128,6 +128,10 @@ def test_one_of_several_and_all_in_order(sandbox: Host) -> None:
 def test_strangers_are_not_told(sandbox: Host) -> None:
     sandbox.change("containers", NAMES.agent, "Config", "Labels", "openshell.role", "something")
     assert sandboxes(sandbox.direct)[0]["agent_ip"] == ""
+    sandbox.change(
+        "containers", NAMES.agent, "Config", "Labels", {"openshell.managed": "true", "openshell.sandbox": "x"}
+    )
+    assert [found["name"] for found in sandboxes(sandbox.direct)] == ["demo"]
 
 
 def test_counters_are_asked_of_a_ready_sidecar_only(sandbox: Host) -> None:

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,24 @@ def test_only_what_differs_is_written_and_certificates_are_told_by_digest(sandbo
     assert b"config/upstream-ca.pem" in stdin
     assert b"config/policy.yaml" not in stdin
     assert on_volume(sandbox, "upstream-ca.pem").read_text() == "PEM\n"
+
+
+def test_a_word_from_before_is_no_answer(sandbox: Host) -> None:
+    """The digests of what was put back already agree; only a later generation has read these files."""
+    run(sandbox, config(policy=NEW))
+    on_volume(sandbox).write_text(OLD)
+    sandbox.change("silent_sidecar", True)
+    with pytest.raises(Rejected, match="is not ready"):
+        run(sandbox, config(policy=NEW), timeout=0.1)
+
+
+def test_a_secret_is_the_sidecars_alone_and_in_no_diff(sandbox: Host) -> None:
+    wanted = Config({"upstream-proxy-auth": "hunter2"}, "/var/lib/openshell/config", NAMES.proxy_volume, 1337)
+    outcome = run(sandbox, wanted)
+    assert [(one["before"], one["after"]) for one in outcome.diffs] == [("", "another secret\n")]
+    with tarfile.open(fileobj=io.BytesIO(sandbox.stdin_of("cp"))) as archive:
+        assert [(one.name, one.mode, one.uid) for one in archive] == [("config/upstream-proxy-auth", 0o600, 1337)]
+    assert "hunter2" not in (sandbox.directory / "calls.jsonl").read_text()
 
 
 def test_what_lies_there_is_read_as_it_is(sandbox: Host) -> None:

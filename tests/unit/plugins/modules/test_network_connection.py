@@ -37,6 +37,8 @@ def test_not_started_where_not_wanted(host: Host) -> None:
     make_sandbox(host, started=False)
     assert not host.module("network_connection", sandbox_name="demo", started=False)["changed"]
     assert host.calls("start") == []
+    started = host.module("network_connection", sandbox_name="demo")
+    assert (started["changed"], len(host.calls("start"))) == (True, 1)
 
 
 def test_refusals(host: Host) -> None:

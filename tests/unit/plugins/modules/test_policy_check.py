@@ -22,16 +22,17 @@ def test_a_good_policy_is_judged_in_a_confined_container(host: Host) -> None:
     assert " ".join(host.calls("run")[0]) == (
         "run --rm -i --network none --cap-drop ALL --security-opt no-new-privileges "
         "--env OPENSHELL_DEFAULT_ENFORCEMENT=audit --http-proxy=false --ulimit nofile=1:1 --pull never "
-        "proxy check-policy --json -"
+        "proxy check-policy --json --source policy -"
     )
     assert host.stdin_of("run").decode() == WISH["policy"]
 
 
 def test_a_bad_policy_is_refused_with_every_error(host: Host) -> None:
-    host.change("run", json.dumps({"ok": False, "errors": ["policy:3: a", "policy:4: b"]}))
+    host.change("run", json.dumps({"ok": False, "errors": ["mine.yaml:3: a", "mine.yaml:4: b"]}))
     result = host.module("policy_check", **WISH, source="mine.yaml")
     assert (result["failed"], result["msg"]) == (True, "the policy is refused: mine.yaml:3: a; mine.yaml:4: b")
     assert result["errors"] == ["mine.yaml:3: a", "mine.yaml:4: b"]
+    assert host.calls("run")[0][-4:] == ["--json", "--source", "mine.yaml", "-"]
     host.change("run", "{}")
     assert host.refusal("policy_check", **WISH) == "the policy is refused: invalid"
 
