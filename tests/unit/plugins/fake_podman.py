@@ -139,6 +139,7 @@ class FakePodman:
         error = "policy: line 1: wrong" if b"WRONG" in texts["policy.yaml"] else ""
         sentinel = {"started_ticks": ticks, "policy_digest": policy, "policy_error": error}
         sentinel.update(read_policy_digest=policy, read_upstream_ca_digest=upstream)
+        sentinel.update(self.state.get("misread", {}))
         container["Generation"] = sentinel["generation"] = container.get("Generation", 0) + 1
         with open(os.path.join(mounts["/openshell-tls"], ".ready"), "w", encoding="utf-8") as ready:
             json.dump(sentinel, ready)

@@ -128,6 +128,14 @@ def test_a_word_from_before_is_no_answer(sandbox: Host) -> None:
         run(sandbox, config(policy=NEW), timeout=0.1)
 
 
+@pytest.mark.parametrize("key", ["read_policy_digest", "read_upstream_ca_digest"])
+def test_a_later_word_on_other_files_is_no_answer(sandbox: Host, key: str) -> None:
+    sandbox.change("misread", {key: digest("something else")})
+    with pytest.raises(Rejected, match="is not ready"):
+        run(sandbox, config(policy=NEW, **{"upstream-ca": "PEM\n"}), timeout=0.1)
+    assert on_volume(sandbox).read_text() == OLD
+
+
 def test_a_secret_is_the_sidecars_alone_and_in_no_diff(sandbox: Host) -> None:
     wanted = Config({"upstream-proxy-auth": "hunter2"}, "/var/lib/openshell/config", NAMES.proxy_volume, 1337)
     outcome = run(sandbox, wanted)
