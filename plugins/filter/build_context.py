@@ -38,6 +38,7 @@ _value:
 import base64
 import io
 import os
+import stat
 import tarfile
 from typing import Any, Callable, Dict, List
 
@@ -66,8 +67,9 @@ def build_context(directory: str) -> str:
         for name in members(directory):
             path = os.path.join(directory, name)
             info = tarfile.TarInfo(name)
-            info.size = os.path.getsize(path)
-            info.mode = 0o755 if os.access(path, os.X_OK) else 0o644
+            found = os.stat(path)
+            info.size = found.st_size
+            info.mode = 0o755 if found.st_mode & stat.S_IXUSR else 0o644  # of the file, whoever asks
             with open(path, "rb") as handle:
                 archive.addfile(info, handle)
     return base64.b64encode(buffer.getvalue()).decode("ascii")

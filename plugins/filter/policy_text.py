@@ -82,10 +82,13 @@ def _with_entries(text: str, entries: Mapping[str, Any]) -> str:
         raise AnsibleFilterError(f"openshell_policy is not YAML: {' '.join(to_native(error).split())}") from None
     if not isinstance(root, yaml.MappingNode):
         raise AnsibleFilterError("openshell_policy must hold a mapping with version and network_policies")
-    for key, value in root.value:
+    for index, (key, value) in enumerate(root.value):
         if key.value == "network_policies" and isinstance(value, yaml.MappingNode):
             value.value.extend(cast(yaml.MappingNode, added).value)
             value.flow_style = False
+            break
+        if key.value == "network_policies" and value.tag == "tag:yaml.org,2002:null":
+            root.value[index] = (key, added)
             break
     else:
         root.value.append((yaml.ScalarNode("tag:yaml.org,2002:str", "network_policies"), added))

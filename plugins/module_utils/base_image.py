@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import shutil
 import subprocess
@@ -40,7 +42,7 @@ def registry_answers(reference: str) -> bool:
             return int(answer.status) == 200
     except urllib.error.HTTPError as error:
         return error.code == 401
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 
@@ -95,14 +97,16 @@ def bootstrap(podman: Podman, name: str, packages: Sequence[str]) -> None:
         "-",
         "-",
     ]
+    sources = package_sources().encode()
     environ = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
     ) as maker:
         if maker.stdin is None or maker.stdout is None or maker.stderr is None:
             raise AssertionError("pipes that were asked for are there")
-        maker.stdin.write(package_sources().encode())
-        maker.stdin.close()
+        # One that ends before it has read them tells why by its status.
+        with contextlib.suppress(BrokenPipeError), maker.stdin:
+            maker.stdin.write(sources)
         imported = subprocess.run(
             [*podman.command(), "import", "--change", "LABEL openshell.managed=true", "-", name],
             stdin=maker.stdout,

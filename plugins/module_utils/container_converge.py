@@ -67,17 +67,18 @@ def replace(podman: Podman, spec: ContainerSpec, networks: Mapping[str, str], ru
     old = podman.container(spec.name) or {}
     was_running = is_running(old)
     aside = spec.name + REPLACED_SUFFIX
-    podman.run(["stop", "--time", str(spec.stop_timeout), spec.name])
-    podman.run(["rename", spec.name, aside])
     try:
+        podman.run(["stop", "--time", str(spec.stop_timeout), spec.name])
+        podman.run(["rename", spec.name, aside])
         create(podman, spec)
         for network in sorted(set(networks) - {spec.network}):
             podman.network_connect(network, spec.name)
         if running or (running is None and was_running):
             podman.start(spec.name)
     except BaseException:
-        podman.remove_container(spec.name, 0)
-        podman.run(["rename", aside, spec.name])
+        if podman.container(aside) is not None:
+            podman.remove_container(spec.name, 0)
+            podman.run(["rename", aside, spec.name])
         if was_running:
             podman.start(spec.name)
         raise

@@ -98,6 +98,10 @@ class Podman:
             raise PodmanError(
                 command, 127, f"'{self.executable}' was not found on this host; install Podman 4.3 or newer"
             ) from None
+        except OSError as error:
+            raise PodmanError(
+                command, 126, f"'{self.executable}' cannot be run on this host: {error.strerror}"
+            ) from None
         except subprocess.TimeoutExpired:
             raise PodmanError(command, 124, f"no answer within {timeout:.0f} seconds") from None
         result = Result(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
@@ -107,16 +111,16 @@ class Podman:
 
     def json(self, args: Sequence[str]) -> Any:
         """The parsed JSON that a podman command printed; ``[]`` for an empty answer."""
-        return json.loads(self.run(args).stdout.strip() or "[]") or []
+        return _parsed(" ".join(args[:2]), self.run(args))
 
     def _inspect(self, kind: str, names: Sequence[str]) -> List[Json]:
         """Objects of *kind* that exist among *names*, one podman call; absent ones are left out."""
         if not names:
             return []
         result = self.run([kind, "inspect", *names], check=False)
-        found: List[Json] = json.loads(result.stdout.strip() or "[]") or []
         if result.rc != 0 and not _only_missing(result.stderr):
             raise PodmanError(f"{kind} inspect", result.rc, result.stderr)
+        found: List[Json] = _parsed(f"{kind} inspect", result)
         return found
 
     # -- facts of the host ---------------------------------------------------------------------------------------
@@ -159,7 +163,9 @@ class Podman:
         present = self.network(name)
         if present is None:
             args = ["--internal", "--disable-dns", *(["--subnet", subnet] if subnet else []), *options]
-            return self._create_network(name, [*args, *_label_args(labels)])
+            if self._create_network(name, [*args, *_label_args(labels)]):
+                return True
+            present = self.network(name) or {}
         if not present.get("internal") or present.get("dns_enabled"):
             raise PodmanError(
                 "network create", 1, f"network {name} exists and is not an internal network without DNS; remove it"
@@ -262,8 +268,8 @@ class Podman:
         """
         for attempt in range(REMOVE_ATTEMPTS):
             result = self.run(["rm", "--force", "--time", str(stop_timeout), "--volumes", name], check=False)
-            if result.rc == 0:
-                return True
+            if result.rc == 0:  # with --force a missing one is no error; podman prints what it removed
+                return bool(result.stdout.strip()) or attempt > 0
             if _only_missing(result.stderr):
                 return attempt > 0
             if "busy" not in result.stderr:
@@ -360,10 +366,16 @@ class Podman:
         What several sandboxes share (bridge, authority, images) is made and removed under it.
         """
         directory = os.path.join(runtime_directory(), "openshell")
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        with open(os.path.join(directory, f"{name}.lock"), "w", encoding="ascii") as handle:
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            handle = os.open(os.path.join(directory, f"{name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise PodmanError("lock", 1, f"{directory} cannot be used for locks: {error.strerror}") from None
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(handle)
 
 
 def runtime_directory() -> str:
@@ -396,6 +408,17 @@ def _label_args(labels: Mapping[str, str]) -> List[str]:
 
 
 def _only_missing(stderr: str) -> bool:
-    """Whether podman complained of nothing but objects that do not exist."""
+    """Whether podman complained of nothing but objects that do not exist.
+
+    A missing file ("no such file or directory") is not one of them: Podman itself is out of order then.
+    """
     told = [line for line in stderr.splitlines() if line.strip() and "level=" not in line]
-    return bool(told) and all(re.search(r"no such|not found|does not exist", line) for line in told)
+    missing = re.compile(r"no such (container|network|volume|secret)|network not found")
+    return bool(told) and all(missing.search(line) for line in told)
+
+
+def _parsed(command: str, result: Result) -> Any:
+    try:
+        return json.loads(result.stdout.strip() or "[]") or []
+    except ValueError:
+        raise PodmanError(command, result.rc, "its answer is not JSON") from None

@@ -107,12 +107,12 @@ def choose_runtime(podman: Podman, wanted: str, which: Any = shutil.which) -> st
     return ""
 
 
-def check_subordinate_ids(podman: Podman, read: Any = None) -> None:
+def check_subordinate_ids(podman: Podman, files: Sequence[str] = ("/etc/subuid", "/etc/subgid")) -> None:
     """A rootless user needs 65536 subordinate uids and gids; subuid(5)."""
     if not podman.rootless:
         return
     user = pwd.getpwuid(os.geteuid())
-    for path in ("/etc/subuid", "/etc/subgid"):
+    for path in files:
         total = sum(count for owner, count in _subordinate_ranges(path) if owner in (user.pw_name, str(user.pw_uid)))
         if total < 65_536:
             raise Refused(
@@ -221,12 +221,13 @@ def check_mounts(mounts: Sequence[Mapping[str, Any]], storage: Sequence[str]) ->
 
 
 def _check_mount(mount: Mapping[str, Any], forbidden: Sequence[str]) -> Volume:
-    source, target = str(mount["source"]), os.path.normpath(str(mount["target"]))
+    # normpath keeps two slashes at the beginning (POSIX gives them a meaning of their own); the kernel does not.
+    source, target = str(mount["source"]), re.sub(r"^//", "/", os.path.normpath(str(mount["target"])))
     if not os.path.isabs(source) or not os.path.isabs(target):
         raise Refused(f"openshell_mounts: {source}:{target} must be two absolute paths")
-    if ":" in source or ":" in target:
-        raise Refused(f"openshell_mounts: {source}:{target}: a colon in a path is not possible")
     real = os.path.realpath(source)
+    if ":" in real or ":" in target:
+        raise Refused(f"openshell_mounts: {source}:{target}: a colon in a path is not possible")
     if not os.path.exists(real):
         raise Refused(f"openshell_mounts: {source} does not exist on this host")
     if not (os.path.isdir(real) or os.path.isfile(real)):

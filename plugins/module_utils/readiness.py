@@ -55,7 +55,8 @@ def sidecar_ready(podman: Podman, container: str, directory: str) -> Json | None
     if inspected is None or not is_running(inspected):
         return None
     sentinel = read_sentinel(directory)
-    if sentinel is None or sentinel.get("started_ticks") != process_started_ticks(inspected["State"]["Pid"]):
+    ticks = process_started_ticks(inspected["State"]["Pid"])
+    if sentinel is None or ticks is None or sentinel.get("started_ticks") != ticks:
         return None
     return sentinel
 

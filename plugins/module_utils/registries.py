@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import json
 import re
 import subprocess
@@ -104,9 +105,9 @@ def index_links(index: str) -> List[str]:
         with open_url(page, headers={"Accept": "text/html"}, timeout=10) as answer:
             parser = _Links()
             parser.feed(answer.read(2_000_000).decode(errors="replace"))
-    except (OSError, ValueError):
+        return [urljoin(page, link) for link in parser.found]
+    except (OSError, ValueError, http.client.HTTPException):
         return []
-    return [urljoin(page, link) for link in parser.found]
 
 
 def without_credentials(url: str) -> str:
@@ -117,10 +118,13 @@ def without_credentials(url: str) -> str:
 
 def _endpoints(urls: Iterable[str]) -> Iterable[Tuple[str, int]]:
     for url in urls:
-        parts = urlsplit(url)
-        port = parts.port or DEFAULT_PORTS.get(parts.scheme)
+        try:
+            parts = urlsplit(url)
+            port = parts.port or DEFAULT_PORTS.get(parts.scheme)
+        except ValueError:  # not an address that anybody could fetch from
+            continue
         if parts.hostname and port:
-            yield parts.hostname.lower(), port
+            yield parts.hostname, port
 
 
 def as_policy(registries: Registries) -> Dict[str, object]:

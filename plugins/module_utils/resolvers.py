@@ -13,7 +13,10 @@ from typing import Callable, List, Sequence
 # the stub in /etc/resolv.conf. Source: design seed, "Proxy DNS".
 CANDIDATES = ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf")
 
-_UNUSABLE = [ipaddress.ip_network(net) for net in ("127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/10")]
+_UNUSABLE = [
+    ipaddress.ip_network(net)
+    for net in ("127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/10", "0.0.0.0/32", "::/128")
+]
 
 
 class ResolverError(Exception):
@@ -23,8 +26,8 @@ class ResolverError(Exception):
 def parse_resolv_conf(text: str) -> List[str]:
     """Usable ``nameserver`` addresses of a resolv.conf(5), in order, without duplicates.
 
-    Loopback (127.0.0.0/8, ::1) and link-local ones (169.254.0.0/16, fe80::/10) mean something else, or nothing,
-    inside a container's network namespace and are dropped.
+    Loopback (127.0.0.0/8, ::1; resolv.conf(5) takes 0.0.0.0 and :: as this host too) and link-local ones
+    (169.254.0.0/16, fe80::/10) mean something else, or nothing, inside a container's network namespace and are dropped.
     """
     found: List[str] = []
     for line in text.splitlines():

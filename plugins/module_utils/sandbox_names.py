@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
-from typing import Dict, Mapping
+from typing import Dict, Iterator, Mapping
 
 BRIDGE_NETWORK = "openshell"
 AUTHORITY_SECRET = "openshell-authority"
@@ -101,12 +101,12 @@ def is_ours(labels: Mapping[str, str] | None) -> bool:
     return bool(labels) and (labels or {}).get(LABEL_MANAGED) == "true"
 
 
-def agent_uid_base(subnet: str) -> int:
-    """Host uid (and gid) on which uid 0 of the agent of the sandbox with this *subnet* lies.
+def uid_bases(subnet: str) -> Iterator[int]:
+    """Host uids (and gids) on which uid 0 of the agent of the sandbox with this *subnet* can lie, the first choice first.
 
     Podman gives every network its own subnet, so the subnet's number is a slot that no living sandbox of the host
     shares: root inside is nobody outside, and two sandboxes are two different nobodies.
     """
     network = ipaddress.ip_network(subnet)
     slot = (int(network.network_address) >> (network.max_prefixlen - network.prefixlen)) % UID_SLOTS
-    return UID_BASE_FIRST + slot * UID_RANGE
+    return (UID_BASE_FIRST + (slot + step) % UID_SLOTS * UID_RANGE for step in range(UID_SLOTS))

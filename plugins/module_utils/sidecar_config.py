@@ -75,7 +75,7 @@ def read_current(podman: Podman, config: Config) -> Dict[str, str]:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", newline="") as handle:
+        with open(path, encoding="utf-8", errors="replace", newline="") as handle:
             return handle.read()
     except FileNotFoundError:
         return ""

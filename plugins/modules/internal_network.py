@@ -87,7 +87,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Po
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import (
     LABEL_UID_BASE,
     SandboxNames,
-    agent_uid_base,
+    uid_bases,
 )
 
 # Documentation addresses (RFC 5737) stand for what is not known before the network exists.
@@ -104,12 +104,19 @@ def addresses(subnet: str) -> Dict[str, str]:
 
 
 def user_ids(podman: Podman, names: SandboxNames, subnet: str) -> Dict[str, int]:
-    """Host ids of the agent's user namespace; a kept workspace keeps the ids that own its files."""
+    """Host ids of the agent's user namespace; a kept workspace keeps the ids that own its files.
+
+    Its subnet may be another sandbox's by now, so a new sandbox takes the first ids that no workspace has.
+    """
     if podman.rootless:
         return {"agent_uid_base": -1}
     workspace = podman.volume(names.workspace_volume)
     kept = ((workspace or {}).get("Labels") or {}).get(LABEL_UID_BASE, "")
-    return {"agent_uid_base": int(kept) if kept.isdigit() else agent_uid_base(subnet)}
+    if kept.isdigit():
+        return {"agent_uid_base": int(kept)}
+    taken = {(volume.get("Labels") or {}).get(LABEL_UID_BASE) for volume in podman.volumes(LABEL_UID_BASE)}
+    free = (base for base in uid_bases(subnet) if str(base) not in taken)
+    return {"agent_uid_base": next(free)}
 
 
 def converge(module: AnsibleModule) -> Dict[str, Any]:

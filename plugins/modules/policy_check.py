@@ -95,9 +95,11 @@ def judge(podman: Podman, params: Dict[str, Any]) -> Dict[str, Any]:
     """The engine's verdict: ``ok``, ``errors``, ``notices``."""
     result = ask_engine(podman, params, ["check-policy", "--json", "--source", params["source"], "-"])
     try:
-        verdict: Dict[str, Any] = json.loads(result.stdout)
+        verdict = json.loads(result.stdout)
     except ValueError:
-        raise PodmanError("run check-policy", result.rc, result.stderr or result.stdout) from None
+        verdict = None
+    if not isinstance(verdict, dict):
+        raise PodmanError("run check-policy", result.rc, result.stderr or result.stdout)
     return verdict
 
 
