@@ -40,7 +40,7 @@ types: bootstrap-dev ## mypy --strict
 	@MYPYPATH=playbooks/collections .venv/bin/mypy -p ansible_collections.openshell.sandbox.plugins
 
 unit: bootstrap-dev ## unit tests of the collection and of the proxy
-	@PYTHONPATH=proxy_image/src:playbooks/collections .venv/bin/pytest tests/unit
+	@PYTHONPATH=proxy_image/src:playbooks/collections .venv/bin/pytest -n auto tests/unit
 
 conformance: bootstrap-dev ## make conformance CASES=FILE: policy and protocol cases through the real engine
 	@PYTHONPATH=proxy_image/src .venv/bin/python tests/conformance/run.py $(or $(CASES),--known \

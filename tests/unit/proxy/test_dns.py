@@ -197,6 +197,7 @@ def section(place: int) -> bytes:
         questions(1)[:12] + b"\x3fa",
         questions(1)[:4] + b"\xff\xff" * 4,
     ],
+    ids=lambda wire: "message",  # message ids are random, names must not be
 )
 def test_a_malformed_query_gets_a_formerr(ask: Asked, wire: bytes) -> None:
     response = ask.wire(wire)
@@ -212,7 +213,9 @@ def test_two_opts_are_a_formerr(ask: Asked) -> None:
 
 
 @pytest.mark.parametrize(
-    "wire", [b"", b"x" * 11, dns.message.make_response(dns.message.make_query("a", "A")).to_wire()]
+    "wire",
+    [b"", b"x" * 11, dns.message.make_response(dns.message.make_query("a", "A")).to_wire()],
+    ids=["nothing", "short", "response"],
 )
 def test_what_is_not_even_a_question_is_not_answered(ask: Asked, wire: bytes) -> None:
     assert ask.server.answer(wire, udp=True) is None

@@ -360,6 +360,7 @@ DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
         (frame(TEXT, b"forbidden"), 1008),
         (frame(TEXT, b"forb", fin=False) + frame(PING, b"") + frame(CONT, b"idden"), 1008),
     ],
+    ids=lambda value: "frames" if isinstance(value, bytes) else str(value),  # masks are random, names must not be
 )  # fmt: skip
 async def test_what_is_not_allowed_closes_and_none_of_it_arrives(world: World, sent: bytes, code: int) -> None:
     recorder = Recorder()
@@ -372,7 +373,7 @@ async def test_what_is_not_allowed_closes_and_none_of_it_arrives(world: World, s
     assert arrived in ([(TEXT, b"first")], [(TEXT, b"first"), (BINARY, b"x")])
 
 
-@pytest.mark.parametrize("sent", [frame(TEXT, b"x", fin=False), frame(TEXT, b"whole")[:-1]])
+@pytest.mark.parametrize("sent", [frame(TEXT, b"x", fin=False), frame(TEXT, b"whole")[:-1]], ids=["half", "torn"])
 async def test_a_message_that_stalls_is_given_up(world: World, sent: bytes) -> None:
     recorder = Recorder()
     client, _ = await opened(world, recorder, limits=dataclasses.replace(SMALL, idle=0.1))
