@@ -63,20 +63,27 @@ HOSTS = (
 
 
 def policy(extra_endpoints: int = 0) -> str:
-    """The policy under which ours is measured: JSON, which is YAML. The origin's rule is the last of its endpoint's."""
+    """The policy under which ours is measured. The origin's rule is the last of its endpoint's.
+
+    The extra endpoints are written as short as can be: a policy has at most 256 KiB.
+    """
     rules = [{"allow": {"method": "GET", "path": f"/v{number}/**"}} for number in range(6)]
     rules += [{"allow": {"method": method, "path": "/**"}} for method in ("POST", "GET")]
-    policies: dict[str, Any] = {
-        f"p{index:02}": {"endpoints": [_rest(host, [443], access="read-only")]} for index, host in enumerate(HOSTS)
-    }
-    for index in range(0, extra_endpoints, 100):
-        names = [f"host{number}.example.com" for number in range(index, min(index + 100, extra_endpoints))]
-        policies[f"x{index:06}"] = {"endpoints": [_rest(name, [443], access="read-only") for name in names]}
     inspected = [TLS_PORT, PLAIN_PORT, SINK_PORT, EVENTS_PORT, H2_PORT]
-    policies["zz-origin"] = {
-        "endpoints": [_rest(NAME, inspected, rules=rules), {"host": NAME, "ports": [TUNNEL_PORT], "tls": "skip"}]
+    policies: dict[str, Any] = {
+        "origin": {
+            "endpoints": [_rest(NAME, inspected, rules=rules), {"host": NAME, "ports": [TUNNEL_PORT], "tls": "skip"}]
+        },
+        **{f"p{index:02}": {"endpoints": [_rest(host, [443], access="read-only")]} for index, host in enumerate(HOSTS)},
     }
-    return json.dumps({"version": 1, "network_policies": policies})
+    text = yaml.safe_dump({"version": 1, "network_policies": policies}, sort_keys=False)
+    if extra_endpoints:
+        text += (
+            "  extra:\n    endpoints: ["
+            + ",".join(f"{{host: h{number}.x,port: 1}}" for number in range(extra_endpoints))
+            + "]\n"
+        )
+    return text
 
 
 def _rest(host: str, ports: list[int], **more: Any) -> dict[str, Any]:
@@ -207,7 +214,9 @@ class Ours(Contestant):
         run("taskset", "-c", str(PROXY_CORE), *self.podman, "start", self.container)
         while not ready.exists():
             if time.monotonic() - begin > 60:
-                raise RuntimeError("the sidecar is not ready: " + run(*self.podman, "logs", self.container).stderr[-400:])
+                raise RuntimeError(
+                    "the sidecar is not ready: " + run(*self.podman, "logs", self.container).stderr[-400:]
+                )
             time.sleep(0.002)
         self.ready_seconds.append(time.monotonic() - begin)
         state = json.loads(run(*self.podman, "inspect", "--format", "{{json .State}}", self.container).stdout)
@@ -234,7 +243,9 @@ class Ours(Contestant):
         return [*self.pids(), self.monitor]  # conmon takes the audit lines off its standard output
 
     def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads(run(*self.podman, "exec", self.container, "openshell-proxy", "status").stdout)
+        status: dict[str, Any] = json.loads(
+            run(*self.podman, "exec", self.container, "openshell-proxy", "status").stdout
+        )
         return status
 
     def check(self) -> str:
@@ -348,7 +359,8 @@ class ProxyPy(Contestant):
 
     def start(self) -> None:
         certificates = WORK / "proxypy"
-        certificates.mkdir(exist_ok=True)
+        shutil.rmtree(certificates, ignore_errors=True)  # certificates of an earlier run's authority
+        certificates.mkdir()
         os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where proxypy_inject.py is
         try:
             self._run(

@@ -33,7 +33,11 @@ async def events(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     """``GET /events?count=N``: N events that carry the clock; an upgrade to WebSocket: silence until the client ends."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
-        fields = {line.split(b":", 1)[0].lower(): line.split(b":", 1)[1].strip() for line in head.split(b"\r\n") if b":" in line}
+        fields = {
+            line.split(b":", 1)[0].lower(): line.split(b":", 1)[1].strip()
+            for line in head.split(b"\r\n")
+            if b":" in line
+        }
         if key := fields.get(b"sec-websocket-key"):
             accept = base64.b64encode(hashlib.sha1(key + WEBSOCKET_GUID).digest())
             writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
@@ -106,7 +110,9 @@ def sink(listener: socket.socket, context: ssl.SSLContext) -> None:
                 while got < size and (count := sock.recv_into(buffer)):
                     got += count
                 body = b"%d" % got
-                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body))
+                sock.sendall(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body)
+                )
         except (OSError, ValueError):
             raw.close()
 

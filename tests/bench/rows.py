@@ -51,6 +51,12 @@ class Row:
 
 _HTTP = ("direct", "ours", "squid", "mitmdump", "proxy.py")
 _TUNNEL = (*_HTTP, "tinyproxy")
+_BULK = (
+    "direct",
+    "ours",
+    "squid",
+    "mitmdump",
+)  # proxy.py moves about 1 MiB/s through interception: it would not finish
 _DOWN, _UP = {"upload": False}, {"upload": True}
 _MEMORY = ("ours", "squid", "mitmdump", "proxy.py")
 
@@ -64,9 +70,9 @@ ROWS = (
     Row("tunnel", "bulk", TUNNEL_PORT, False, _TUNNEL, "blind tunnel, download", "mib_per_second", "MiB/s", path="/big",
         goals=(Goal("mib_per_second", 1.1, "squid"), Goal("mib_per_second", 0.75, "direct"),
                Goal("cpu_s_per_gib", 0.6, at_most=True, unit="CPU s/GiB")), more={**_DOWN, "tunnel": True}),
-    Row("download", "bulk", TLS_PORT, True, _HTTP, "interception, download", "mib_per_second", "MiB/s", path="/big",
+    Row("download", "bulk", TLS_PORT, True, _BULK, "interception, download", "mib_per_second", "MiB/s", path="/big",
         goals=(Goal("mib_per_second", 3, "squid"), Goal("mib_per_second", 0.75, "direct")), more=_DOWN),
-    Row("upload", "bulk", SINK_PORT, True, _HTTP, "interception, upload", "mib_per_second", "MiB/s", path="/sink",
+    Row("upload", "bulk", SINK_PORT, True, _BULK, "interception, upload", "mib_per_second", "MiB/s", path="/sink",
         goals=(Goal("mib_per_second", 3, "squid"),), more=_UP),
     Row("sse", "sse", EVENTS_PORT, True, _HTTP, "server-sent event, delay added to direct's", "p50_ms", "ms", path="/events",
         goals=(Goal("p50_ms", 0.3, "direct", at_most=True, minus=True, unit="ms p50"),

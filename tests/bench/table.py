@@ -52,7 +52,9 @@ def judge(goal: Goal, rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]
 
 
 def line(row: Row, rounds: dict[str, list[dict[str, Any]]], injects: dict[str, bool]) -> dict[str, Any]:
-    medians = {name: median([entry[row.metric] for entry in good(entries).values()]) for name, entries in rounds.items()}
+    medians = {
+        name: median([entry[row.metric] for entry in good(entries).values()]) for name, entries in rounds.items()
+    }
     failed = {name: [entry["error"] for entry in entries if "error" in entry] for name, entries in rounds.items()}
     notes = []
     if any("not_built" in entry for entry in rounds.get("ours", [])):
@@ -81,7 +83,9 @@ def extra_values(results: dict[str, Any]) -> dict[str, list[float]]:
 
 def summarise(results: dict[str, Any]) -> list[dict[str, Any]]:
     """The table's lines."""
-    lines = [line(row, results["rounds"][row.name], results["injects"]) for row in ROWS if row.name in results["rounds"]]
+    lines = [
+        line(row, results["rounds"][row.name], results["injects"]) for row in ROWS if row.name in results["rounds"]
+    ]
     values = extra_values(results)
     for key, title, limit, unit in EXTRAS:
         if key not in values:

@@ -113,7 +113,9 @@ class World:
         (files / "1k").write_bytes(b"x" * 1020 + b"END\n")
         with open(files / "big", "wb") as big:
             big.truncate(self.big_bytes)
-        text = NGINX.format(work=WORK, ip=ORIGIN_IP, plain=PLAIN_PORT, tunnel=TUNNEL_PORT, tls=TLS_PORT, injected=INJECTED[1])
+        text = NGINX.format(
+            work=WORK, ip=ORIGIN_IP, plain=PLAIN_PORT, tunnel=TUNNEL_PORT, tls=TLS_PORT, injected=INJECTED[1]
+        )
         (WORK / "nginx.conf").write_text(text)
         self.start(ORIGIN, "nginx", "-c", WORK / "nginx.conf", core=LOAD_CORE, log="nginx")
         script = Path(__file__).with_name("origin.py")
