@@ -6,6 +6,9 @@ venv=.work/bench-venv
 lock=tests/bench/requirements.lock
 [[ $(id -u) == 0 ]] || exec sudo --preserve-env=QUICK,ROWS,ROUNDS "$0" "$@"
 
+exec 9>/run/openshell-bench.lock
+flock -n 9 || { echo "another make bench is running on this machine" >&2; exit 1; }
+
 install_packages() {
     local missing=() package
     for package in squid-openssl tinyproxy nginx-light openssl iproute2 util-linux; do

@@ -13,6 +13,7 @@ from rows import ROWS, Goal, Row
 
 NAMES = ("ours", "squid", "mitmdump", "proxy.py", "tinyproxy", "direct")
 SATURATED = 2.0  # the load must be able to do at least this many times what the fastest proxy did
+DISTURBED = 0.85  # a proxy under full load that gets less of its core shares it with somebody
 
 # (key, title, goal, unit) of what is about ours alone
 EXTRAS = (
@@ -67,7 +68,16 @@ def line(row: Row, rounds: dict[str, list[dict[str, Any]]], injects: dict[str, b
         distance = medians["direct"] / max(proxies)
         if distance < SATURATED:
             notes.append(f"load and origin can do only {distance:.1f} × the fastest proxy")
-    return {"name": row.name, "title": row.title, "unit": row.unit, "medians": medians, "direct_over_fastest": distance,
+    cpu = {
+        name: median([one["cpu_us"] for one in good(entries).values() if one.get("cpu_us")])
+        for name, entries in rounds.items()
+    }
+    share = (medians.get("ours") or 0) * (cpu.get("ours") or 0) / 1e6
+    if row.unit == "/s" and 0 < share < DISTURBED:
+        notes.append(
+            f"ours got {share:.0%} of its core: others used the machine; the CPU time per request is the surer number"
+        )
+    return {"cpu_us": cpu, "name": row.name, "title": row.title, "unit": row.unit, "medians": medians, "direct_over_fastest": distance,
             "goals": [judge(goal, rounds) for goal in row.goals], "notes": notes,
             "failed": {name: errors for name, errors in failed.items() if errors}}  # fmt: skip
 
@@ -111,6 +121,10 @@ def verdict(goal: dict[str, Any]) -> str:
 
 def cells(one: dict[str, Any]) -> list[str]:
     shown = [number(one["medians"].get(name)) for name in NAMES]
+    cpu = one.get("cpu_us", {})
+    shown = [
+        f"{text} ({cpu[name]:,.0f} µs)" if cpu.get(name) else text for name, text in zip(NAMES, shown, strict=True)
+    ]
     failed = [f"failed rounds: {name} {len(errors)} ({errors[0]})" for name, errors in one["failed"].items()]
     goals = "; ".join(verdict(goal) for goal in one["goals"])
     return [f"{one['title']}, {one['unit']}", *shown, goals, "; ".join([*one["notes"], *failed])]
