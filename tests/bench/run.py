@@ -202,6 +202,9 @@ def main() -> int:
         for row in ROWS:
             if not wanted or row.name in wanted:
                 bench.measure(row)
+                options.results.write_text(
+                    json.dumps({**results, "rounds": bench.rounds})
+                )  # should it not come to its end
         results |= {"rounds": bench.rounds, "injects": {one.name: one.injects for one in contestants}}
         results |= extras(bench, ours, wanted)
     finally:
