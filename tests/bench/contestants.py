@@ -376,15 +376,14 @@ class ProxyPy(Contestant):
         return "proxy.py " + run(VENV / "bin/proxy", "--version").stdout.strip()
 
 
-def line_up(world: World, image: dict[str, str]) -> list[Contestant]:
-    """All contestants, started. The peers share one authority."""
+def line_up(world: World, image: dict[str, str], found: list[Contestant]) -> None:
+    """Start all contestants; *found* has them even if one of them does not come up. The peers share one authority."""
     make_authority("peers-ca")
     ours = Ours(world, image)
+    found += [Direct(world), ours, Squid(world), Mitmdump(world), ProxyPy(world), Tinyproxy(world)]
     ours.create()
-    found: list[Contestant] = [Direct(world), ours, Squid(world), Mitmdump(world), ProxyPy(world), Tinyproxy(world)]
     for contestant in found:
         contestant.start()
-    return found
 
 
 def by_name(contestants: Sequence[Contestant], name: str) -> Contestant:

@@ -29,13 +29,12 @@ def save(figure: Any, name: str) -> None:
 
 def draw_goals(table: list[dict[str, Any]]) -> None:
     """One bar per goal: how far it is reached. Right of the line is met, whichever way the goal counts."""
-    bars = []
-    for line in table:
-        for goal in line["goals"]:
-            limit = float(goal["goal"].split(" ")[1].rstrip("×"))
-            if goal["value"] and goal["value"] > 0:
-                reached = limit / goal["value"] if goal["goal"].startswith("≤") else goal["value"] / limit
-                bars.append((f"{line['title']}: {goal['goal']}", reached, goal["met"]))
+    bars = [
+        (f"{line['title']}: {goal['goal']}", goal["reached"], goal["met"])
+        for line in table
+        for goal in line["goals"]
+        if goal["reached"]
+    ]
     figure, axes = plt.subplots(figsize=(11, 0.34 * len(bars) + 1))
     axes.barh(
         [bar[0] for bar in bars], [bar[1] for bar in bars], color=["#2a7f3f" if bar[2] else "#b5483a" for bar in bars]

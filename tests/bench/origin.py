@@ -4,7 +4,7 @@
 
 """What nginx does not serve: server-sent events and WebSockets, gRPC's frames, an upload sink, the origin's DNS name.
 
-``origin.py CERTIFICATE ADDRESS NAME``: ports as in world.py. Prints "ready" once all of it listens.
+``origin.py CERTIFICATE ADDRESS``: ports as in world.py. Prints "ready" once all of it listens.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -186,6 +187,7 @@ def main() -> int:
     effort = QUICK if options.quick else FULL
     effort = dataclasses.replace(effort, rounds=options.rounds or effort.rounds)
     WORK.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
     began = time.monotonic()
     world = World(GIB if effort.endurance else effort.bulk)
     contestants: list[Contestant] = []
@@ -193,7 +195,7 @@ def main() -> int:
                                "quick": options.quick, "machine": machine(), "effort": dataclasses.asdict(effort)}  # fmt: skip
     try:
         world.make()
-        contestants = line_up(world, json.loads(options.image_file.read_text()))
+        line_up(world, json.loads(options.image_file.read_text()), contestants)
         results["versions"] = {one.name: one.version() for one in contestants}
         bench = Bench(world, contestants, effort)
         bench.verify()
@@ -210,7 +212,6 @@ def main() -> int:
     finally:
         for contestant in contestants:
             contestant.stop()
-        for contestant in contestants:
             if isinstance(contestant, Ours):
                 contestant.remove()
         world.remove()

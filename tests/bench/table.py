@@ -49,7 +49,15 @@ def judge(goal: Goal, rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]
     sign = "≤" if goal.at_most else "≥"
     peer = f" {goal.peer}" if goal.peer and not goal.minus else ""
     unit = goal.unit if goal.unit == "×" else f" {goal.unit}"
-    return {"goal": f"{sign} {goal.limit:g}{unit}{peer}", "value": middle, "met": met, "rounds": len(values)}
+    return {"goal": f"{sign} {goal.limit:g}{unit}{peer}", "value": middle, "met": met, "rounds": len(values),
+            "reached": reached(goal.limit, goal.at_most, middle)}  # fmt: skip
+
+
+def reached(limit: float, at_most: bool, value: float | None) -> float | None:
+    """How far a goal is reached: 1 is exactly, more is better. None where that is no number."""
+    if value is None or value <= 0:
+        return None
+    return limit / value if at_most else value / limit
 
 
 def line(row: Row, rounds: dict[str, list[dict[str, Any]]], injects: dict[str, bool]) -> dict[str, Any]:
@@ -101,7 +109,8 @@ def summarise(results: dict[str, Any]) -> list[dict[str, Any]]:
         if key not in values:
             continue
         middle = statistics.median(values[key])
-        goal = {"goal": f"≤ {limit:g} {unit}", "value": middle, "met": middle <= limit, "rounds": len(values[key])}
+        goal = {"goal": f"≤ {limit:g} {unit}", "value": middle, "met": middle <= limit, "rounds": len(values[key]),
+                "reached": reached(limit, True, middle)}  # fmt: skip
         lines.append({"name": key, "title": title, "unit": unit, "medians": {"ours": middle}, "goals": [goal],
                       "direct_over_fastest": None, "notes": [], "failed": {}})  # fmt: skip
     return lines
