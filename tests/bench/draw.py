@@ -70,7 +70,7 @@ def conditions(results: dict[str, Any]) -> str:
     versions = "; ".join(f"{name}: {text}" for name, text in results["versions"].items())
     return (
         f"Measured {results['when'][:10]} on {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"Linux {machine['kernel']}; {effort['rounds']} rounds. {versions}.\n"
+        f"Linux {machine['kernel']}; {effort['rounds']} rounds. {versions}. {results.get('remark', '')}\n"
     )
 
 
