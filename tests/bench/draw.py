@@ -81,7 +81,8 @@ def main() -> int:
     if "growth" in results:
         draw_growth(results["growth"])
         limit = results["growth"]["limit"]
-        more = f'The first limit: {limit["served"]} connections are served; the next one sees "{limit["then"]}".\n'
+        more = "![Growth with connections, policy endpoints and idle WebSockets](performance-growth.svg)\n\n"
+        more += f'The first limit: {limit["served"]} connections are served; the next one sees "{limit["then"]}".\n'
     else:
         more = ""
     page = DOCS / "performance.md"
