@@ -172,7 +172,7 @@ class Ours(Contestant):
         task = yaml.safe_load((role / "tasks/main.yml").read_text())[1]["openshell.sandbox.sandbox_container"]
         return ContainerSpec(
             name=self.container, role="proxy", image=self.image, network="NETWORK", ip="", dns=(ORIGIN_IP,),
-            labels={"openshell.sandbox": "bench"}, uid_base=0, env={**values["_openshell_proxy_env"], **told},
+            labels={"openshell.sandbox": "bench"}, uid_base=0, env={**{key: str(defaults.get(text.strip("{} "), text)) for key, text in values["_openshell_proxy_env"].items()}, **told},
             user=f"{UID}:{UID}", read_only=task["read_only"], tmpfs=tuple(task["tmpfs"]),
             volumes=(
                 Volume(str(self.directory / "tls"), "/openshell-tls", kind="bind", relabel="z"),
