@@ -38,8 +38,9 @@ make_environment() {
 install_packages
 make_environment
 mkdir -p .work/bench
-.venv/bin/ansible-playbook tests/bench/image.yml -e image_file="$PWD/.work/bench/image.json" >.work/bench/image.log ||
-    { cat .work/bench/image.log >&2; exit 1; }
+.venv/bin/python tests/bench/sidecar_vars.py >.work/bench/sidecar.json
+.venv/bin/ansible-playbook tests/bench/image.yml -e "@.work/bench/sidecar.json" \
+    -e image_file="$PWD/.work/bench/image.json" >.work/bench/image.log || { cat .work/bench/image.log >&2; exit 1; }
 options=(.work/bench/image.json)
 [[ ${QUICK:-} ]] && options+=(--quick)
 [[ ${ROWS:-} ]] && options+=(--rows "$ROWS")

@@ -9,6 +9,7 @@ All of them serve at the same address of the same namespace, pinned to the same 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ from world import (
     PROXY_CORE,
     PROXY_IP,
     ROOT,
+    SECRET,
     SINK_PORT,
     TLS_PORT,
     TUNNEL_PORT,
@@ -45,14 +47,14 @@ from world import (
 )
 
 sys.path[:0] = [str(ROOT / "playbooks" / "collections")]
-from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import (  # noqa: E402
-    ContainerSpec,
-    Secret,
-    Volume,
-)
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator  # noqa: E402
+from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import ContainerSpec  # noqa: E402
+from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames  # noqa: E402
+from ansible_collections.openshell.sandbox.plugins.modules import sandbox_container  # noqa: E402
 
 UID = 1337
-SECRET = "bench-authority"
+# Arguments of the role's task that are about Podman itself, not about the container.
+OUTSIDE = ("executable", "runtime")
 # A real sandbox's policy around the one endpoint that is measured: hosts of forges, registries and model services.
 HOSTS = (
     "api.github.com", "github.com", "codeload.github.com", "objects.githubusercontent.com", "raw.githubusercontent.com",
@@ -148,9 +150,10 @@ class Ours(Contestant):
     container = "bench-proxy"
     trust = WORK / "ours" / "tls" / "ca.pem"
 
-    def __init__(self, world: World, image: dict[str, str]) -> None:
+    def __init__(self, world: World, image: dict[str, Any]) -> None:
         super().__init__(world)
-        self.image = image["image"]
+        self.image: str = image["image"]
+        self.arguments = {key: value for key, value in image["sidecar"].items() if key not in OUTSIDE}
         self.podman = ["podman", *(["--runtime", image["runtime"]] if image["runtime"] else [])]
         self.policy = policy()
         self.ready_seconds: list[float] = []
@@ -163,24 +166,17 @@ class Ours(Contestant):
         return len(list((ROOT / "proxy_image/src/openshell_proxy/credentials").glob("*.py"))) > 1
 
     def spec(self) -> ContainerSpec:
-        role = ROOT / "roles" / "proxy_sidecar"
-        defaults = yaml.safe_load((role / "defaults/main.yml").read_text())
-        values = yaml.safe_load((role / "vars/main.yml").read_text())
-        told = {"OPENSHELL_SANDBOX": "bench", "OPENSHELL_SANDBOX_ID": "bench", "OPENSHELL_PROXY_IP": PROXY_IP,
-                "OPENSHELL_AGENT_IP": AGENT_IP, "OPENSHELL_GATEWAY_ENDPOINT": "",
-                "OPENSHELL_DEFAULT_ENFORCEMENT": defaults["openshell_default_enforcement"]}  # fmt: skip
-        task = yaml.safe_load((role / "tasks/main.yml").read_text())[1]["openshell.sandbox.sandbox_container"]
-        return ContainerSpec(
-            name=self.container, role="proxy", image=self.image, network="NETWORK", ip="", dns=(ORIGIN_IP,),
-            labels={"openshell.sandbox": "bench"}, uid_base=0, env={**{key: str(defaults.get(text.strip("{} "), text)) for key, text in values["_openshell_proxy_env"].items()}, **told},
-            user=f"{UID}:{UID}", read_only=task["read_only"], tmpfs=tuple(task["tmpfs"]),
-            volumes=(
-                Volume(str(self.directory / "tls"), "/openshell-tls", kind="bind", relabel="z"),
-                Volume(str(self.directory / "state"), "/var/lib/openshell", kind="bind", relabel="Z"),
+        """What the role's task says, with the module's own reading of it; named, networked and stored as the suite is."""
+        checked = ArgumentSpecValidator(sandbox_container.OPTIONS).validate(self.arguments)
+        if checked.error_messages:
+            raise RuntimeError(f"the role's task has other arguments than its module: {checked.error_messages}")
+        described = sandbox_container.describe(checked.validated_parameters, SandboxNames.of("bench", None))
+        return dataclasses.replace(
+            described, name=self.container, network="NETWORK", ip="", sysctls={},
+            volumes=tuple(
+                dataclasses.replace(one, source=str(self.directory / one.source.split("-")[1]), kind="bind")
+                for one in described.volumes
             ),
-            secrets=(Secret(SECRET, "/etc/openshell/authority.pem", UID),),
-            ulimits=tuple(defaults["openshell_ulimits"]), pids_limit=defaults["openshell_proxy_pids_limit"],
-            memory=defaults["openshell_proxy_memory"], stop_timeout=task["stop_timeout"],
         )  # fmt: skip
 
     def once(self) -> list[str]:
@@ -198,10 +194,10 @@ class Ours(Contestant):
         run(*self.podman, "create", *words)
 
     def _files(self) -> None:
-        for path in ("tls", "state/config", "state/log"):
+        for path in ("tls", "proxy/config", "proxy/log"):
             (self.directory / path).mkdir(parents=True, exist_ok=True)
-        (self.directory / "state/config/policy.yaml").write_text(self.policy)
-        shutil.copy(WORK / "origin-ca.crt", self.directory / "state/config/upstream-ca.pem")
+        (self.directory / "proxy/config/policy.yaml").write_text(self.policy)
+        shutil.copy(WORK / "origin-ca.crt", self.directory / "proxy/config/upstream-ca.pem")
         for path in (self.directory, *self.directory.rglob("*")):
             os.chown(path, UID, UID)
 
@@ -256,7 +252,7 @@ class Ours(Contestant):
         self.allowed, self.dropped = status["requests_allowed"], status["audit_lines_dropped"]
         if dropped:
             return f"{dropped} audit lines of {new + dropped} were dropped"
-        if new and NAME not in last_line(self.directory / "state/log/audit.jsonl"):
+        if new and NAME not in last_line(self.directory / "proxy/log/audit.jsonl"):
             return "the audit log's last line is not about the origin"
         return ""
 

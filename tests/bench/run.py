@@ -189,13 +189,14 @@ def main() -> int:
     WORK.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
     began = time.monotonic()
-    world = World(GIB if effort.endurance else effort.bulk)
+    image = json.loads(options.image_file.read_text())
+    world = World(GIB if effort.endurance else effort.bulk, image["sidecar"]["sysctls"])
     contestants: list[Contestant] = []
     results: dict[str, Any] = {"when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                                "quick": options.quick, "machine": machine(), "effort": dataclasses.asdict(effort)}  # fmt: skip
     try:
         world.make()
-        line_up(world, json.loads(options.image_file.read_text()), contestants)
+        line_up(world, image, contestants)
         results["versions"] = {one.name: one.version() for one in contestants}
         bench = Bench(world, contestants, effort)
         bench.verify()

@@ -32,6 +32,7 @@ PROXY_CORE, LOAD_CORE = 0, 1
 LOAD, PROXY, ROUTER, ORIGIN = "bench-load", "bench-proxy", "bench-router", "bench-origin"
 AGENT_IP, PROXY_IP, ORIGIN_IP = "10.231.1.3", "10.231.1.2", "10.231.3.2"
 NAME = "origin.bench.test"
+SECRET = "bench-authority"
 
 TLS_PORT, PLAIN_PORT, TUNNEL_PORT = 8443, 8080, 9000
 SINK_PORT, EVENTS_PORT, H2_PORT = 8444, 8445, 8446
@@ -44,8 +45,6 @@ LINKS = (
     (ORIGIN, "out", "10.231.3.2/24", ROUTER, "origin", "10.231.3.1/24"),
     (LOAD, "out", "10.231.4.2/24", ROUTER, "load", "10.231.4.1/24"),
 )
-# What the role gives the sidecar as the container's own settings; here they are the namespace's, so the peers have them too.
-PROXY_SYSCTLS = ("net.ipv4.ip_forward=0", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv4.ip_unprivileged_port_start=0")
 
 NGINX = """
 worker_processes 1; daemon off; pid {work}/nginx.pid; error_log stderr error;
@@ -78,10 +77,15 @@ def inside(namespace: str, *command: str | Path, core: int) -> list[str]:
 
 
 class World:
-    """Makes the namespaces and the origin, starts processes in them, and removes it all."""
+    """Makes the namespaces and the origin, starts processes in them, and removes it all.
 
-    def __init__(self, big_bytes: int) -> None:
+    ``sysctls`` are those that the role gives the sidecar's container; here they are the namespace's, so the peers have
+    them too.
+    """
+
+    def __init__(self, big_bytes: int, sysctls: dict[str, str]) -> None:
         self.big_bytes = big_bytes
+        self.sysctls = sysctls
         self.processes: list[subprocess.Popen[str]] = []
 
     def make(self) -> None:
@@ -95,8 +99,8 @@ class World:
                 run("ip", "-n", name, "address", "add", ip, "dev", link)
                 run("ip", "-n", name, "link", "set", link, "up")
         run("ip", "netns", "exec", ROUTER, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        for setting in PROXY_SYSCTLS:
-            run("ip", "netns", "exec", PROXY, "sysctl", "-qw", setting)
+        for key, value in self.sysctls.items():
+            run("ip", "netns", "exec", PROXY, "sysctl", "-qw", f"{key}={value}")
         for name, via in ((PROXY, "10.231.2.1"), (ORIGIN, "10.231.3.1")):
             run("ip", "-n", name, "route", "add", "default", "via", via)
         run("ip", "-n", LOAD, "route", "add", "10.231.3.0/24", "via", "10.231.4.1")
