@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import resource
 import signal
 import sys
@@ -162,6 +163,8 @@ async def _run(settings: Settings, ports: Sequence[int]) -> None:
         loop.add_signal_handler(number, stopping.set)
     await sidecar.start()
     loop.add_signal_handler(signal.SIGHUP, sidecar.reload)
+    gc.freeze()  # what lives as long as the process need not be looked at again and again
+    gc.set_threshold(20_000, 20, 50)
     await stopping.wait()
     await sidecar.stop()
 
