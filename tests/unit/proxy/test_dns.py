@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from loopback import HOST, World, rest
 from name_server import AGENT, PROXY, Asked, check_any_message
 from openshell_proxy.entrances import dns as entrance
-from openshell_proxy.entrances.dns import render
+from openshell_proxy.entrances.name_server import render
 from openshell_proxy.settings import Limits
 
 DNS_TCP, DNS_UDP = 4, 5
