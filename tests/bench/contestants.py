@@ -341,6 +341,7 @@ class Mitmdump(Contestant):
             "--set", f"confdir={directory}", "--set", "flow_detail=1", "--set", "connection_strategy=lazy",
             "--set", f"ssl_verify_upstream_trusted_ca={WORK}/origin-ca.crt", "--set", "stream_large_bodies=1m",
             "--modify-headers", f"/~q/{INJECTED[0]}/{INJECTED[1]}", "--ignore-hosts", f":{TUNNEL_PORT}$",
+            "--scripts", Path(__file__).with_name("mitmdump_stream.py"),
         )  # fmt: skip
 
     def version(self) -> str:
