@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 
 import pytest
 from openshell_proxy.authority import UpstreamTls
@@ -72,8 +71,7 @@ async def test_idle_connections_are_closed_in_their_time() -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     limits = Limits(pool_idle=0.1)
-    context = ssl.create_default_context()
-    pool = Pool(limits, UpstreamTls(context, context), Dialer(limits))
+    pool = Pool(limits, UpstreamTls(""), Dialer(limits))
     origin = Origin("here.test", server.sockets[0].getsockname()[1], False)
     first, second = [await pool.connect(origin, ["127.0.0.1"]) for _ in range(2)]
     pool.keep(first)
