@@ -147,6 +147,7 @@ class Ours(Contestant):
 
     name = "ours"
     port = 3128
+    injects = True
     container = "bench-proxy"
     trust = WORK / "ours" / "tls" / "ca.pem"
 
@@ -159,11 +160,6 @@ class Ours(Contestant):
         self.ready_seconds: list[float] = []
         self.allowed = self.dropped = 0
         self.directory = WORK / "ours"
-
-    @property
-    def injects(self) -> bool:  # type: ignore[override]
-        """On as soon as the package holds more than its docstring; how to configure it then belongs into ``_files``."""
-        return len(list((ROOT / "proxy_image/src/openshell_proxy/credentials").glob("*.py"))) > 1
 
     def spec(self) -> ContainerSpec:
         """What the role's task says, with the module's own reading of it; named, networked and stored as the suite is."""
@@ -197,6 +193,8 @@ class Ours(Contestant):
         for path in ("tls", "proxy/config", "proxy/log"):
             (self.directory / path).mkdir(parents=True, exist_ok=True)
         (self.directory / "proxy/config/policy.yaml").write_text(self.policy)
+        secret = {"name": "bench", "value": INJECTED[1], "hosts": [NAME], "ports": [TLS_PORT], "header": INJECTED[0]}
+        (self.directory / "proxy/config/secrets.json").write_text(json.dumps({"secrets": [secret]}))
         shutil.copy(WORK / "origin-ca.crt", self.directory / "proxy/config/upstream-ca.pem")
         for path in (self.directory, *self.directory.rglob("*")):
             os.chown(path, UID, UID)
@@ -219,9 +217,10 @@ class Ours(Contestant):
         self.pid, self.monitor = state["Pid"], state["ConmonPid"]
         for pid in self.cpu_pids():
             run("taskset", "-acp", str(PROXY_CORE), str(pid))
-        error = self.status()["policy_error"]
-        if error:
-            raise RuntimeError(f"the policy is refused: {error[:300]}")
+        status = self.status()
+        for error in (status["policy_error"], status["credentials_error"]):
+            if error:
+                raise RuntimeError(f"the configuration is refused: {error[:300]}")
         self.check()
 
     def stop(self) -> None:
