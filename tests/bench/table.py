@@ -69,7 +69,7 @@ def line(row: Row, rounds: dict[str, list[dict[str, Any]]], injects: dict[str, b
     if any("not_built" in entry for entry in rounds.get("ours", [])):
         notes.append("ours: not built")
     if row.inject and not injects["ours"]:
-        notes.append("ours without header injection (not built yet); the peers inject")
+        notes.append("ours without header injection, unlike its peers")
     proxies = [value for name, value in medians.items() if name != "direct" and value]
     distance = None
     if row.unit in ("/s", "MiB/s") and medians.get("direct") and proxies:
