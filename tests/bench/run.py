@@ -27,7 +27,7 @@ from contestants import Contestant, Ours, by_name, line_up, policy
 from measure import pss_mib
 from rows import ROWS, Row
 from table import summarise, text_table
-from world import EVENTS_PORT, INJECTED, NAME, ORIGIN_IP, PROXY_IP, ROOT, TLS_PORT, WORK, World, run
+from world import EVENTS_PORT, NAME, ORIGIN_IP, PROXY_IP, ROOT, TLS_PORT, WORK, World, run
 
 GIB = 1 << 30
 
@@ -99,7 +99,7 @@ class Bench:
         for contestant in self.contestants:
             if contestant.trust is None:
                 continue
-            more = {"trust": str(contestant.trust), "value": INJECTED[1], "pids": []}
+            more = {"trust": str(contestant.trust), "pids": []}
             answer = self.world.load({**self.task(contestant, row), **more}, 60)
             if answer.get("injected") != contestant.injects:
                 raise RuntimeError(f"{contestant.name}: the header is not injected as it should be: {answer}")

@@ -57,7 +57,6 @@ http {{
     ssl_certificate {work}/origin.pem; ssl_certificate_key {work}/origin.pem; ssl_session_cache off;
     location / {{ }}
     location = /injected {{ if ($http_x_bench_key != "{injected}") {{ return 403; }} try_files /1k =404; }}
-    location = /echo {{ return 200 "$http_x_bench_key\\n"; }}
   }}
 }}
 """
