@@ -6,7 +6,7 @@ SCENARIO ?= default
 CASES ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance fuzz build sanity integration molecule clean-host
+.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance fuzz build sanity integration bench molecule clean-host
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -62,6 +62,7 @@ integration: bootstrap-dev ## real Podman, real clients
 
 molecule: bootstrap-dev ## make molecule SCENARIO=default: one Molecule scenario, whole sequence
 	@scripts/molecule.sh $(SCENARIO)
-
+bench: bootstrap ## make bench [QUICK=1] [ROWS=intercept,...]: measure the proxy against its peers
+	@QUICK=$(QUICK) ROWS=$(ROWS) ROUNDS=$(ROUNDS) tests/bench/bench.sh
 clean-host: ## remove everything of this project from the machine
 	@scripts/clean_host.sh

@@ -9,8 +9,8 @@ Profiles: RFC 5280; what Python 3.13's strict verification, Go, Java, OpenSSL an
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
+import functools
 import ipaddress
 import os
 import ssl
@@ -170,17 +170,20 @@ def _load_chain(context: ssl.SSLContext, pem: bytes) -> None:
         os.close(descriptor)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class UpstreamTls:
-    """Client contexts with the same trust: ``http1`` offers HTTP/1.1 alone, ``http2`` both, as the origin likes."""
+    """Client contexts with the same trust: system roots and *extra_roots* (PEM, may be empty).
 
-    http1: ssl.SSLContext
-    http2: ssl.SSLContext
+    ``http1`` offers HTTP/1.1 alone, ``http2`` both, as the origin likes. The second one reads all roots again, so it is
+    made for the first client that offers HTTP/2 and not before.
+    """
 
+    def __init__(self, extra_roots: str) -> None:
+        self.extra_roots = extra_roots
+        self.http1 = _client_context(extra_roots, ["http/1.1"])
 
-def upstream_context(extra_roots: str) -> UpstreamTls:
-    """The client contexts for upstream connections: system roots and *extra_roots* (PEM, may be empty)."""
-    return UpstreamTls(_client_context(extra_roots, ["http/1.1"]), _client_context(extra_roots, ["h2", "http/1.1"]))
+    @functools.cached_property
+    def http2(self) -> ssl.SSLContext:
+        return _client_context(self.extra_roots, ["h2", "http/1.1"])
 
 
 def _client_context(extra_roots: str, alpn: list[str]) -> ssl.SSLContext:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from openshell_proxy import __version__
-from openshell_proxy.authority import UpstreamTls, bundle, upstream_context
+from openshell_proxy.authority import UpstreamTls, bundle
 from openshell_proxy.credentials.document import SecretsError, load_vault
 from openshell_proxy.credentials.vault import Vault
 from openshell_proxy.pipeline import Generation
@@ -119,12 +119,12 @@ class Configuration:
         if self.generation and digest(data) == self.trusted_digest:
             return self.generation.tls
         try:
-            made = upstream_context(data.decode("ascii", "ignore") if data.strip() else "")
+            made = UpstreamTls(data.decode("ascii", "ignore") if data.strip() else "")
             self.trusted_digest = digest(data)
             return made
         except ssl.SSLError as error:
             self.error = f"the upstream CA bundle is not PEM certificates: {error.reason}"
-        return self.generation.tls if self.generation else upstream_context("")
+        return self.generation.tls if self.generation else UpstreamTls("")
 
     def _dialer(self) -> Dialer:
         before = self.generation.dialer if self.generation else None

@@ -37,6 +37,7 @@ HOST_ALIASES = frozenset({"host.openshell.internal", "host.containers.internal",
 METADATA_HOSTS = frozenset({"metadata.google.internal"})
 METADATA_ADDRESS = IPv4Address("169.254.169.254")
 LINK_LOCAL: tuple[Network, ...] = (IPv4Network("169.254.0.0/16"), IPv6Network("fe80::/10"))
+JUDGED = 1024  # judgements kept
 
 
 class DestinationError(Exception):
@@ -73,6 +74,8 @@ def within(address: Address, networks: Sequence[Network]) -> bool:
 
 
 def literal(host: str) -> Address | None:
+    if ":" not in host and not host[-1:].isdigit():  # neither IPv6 nor IPv4, and an exception is dear
+        return None
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -156,6 +159,7 @@ class Guard:
         self.trusted_gateway = trusted_gateway
         self.resolver = resolver
         self._judge = judge_address
+        self._judged: dict[tuple[object, ...], tuple[str, ...]] = {}
 
     async def pin(self, intent: Intent, decision: Decision) -> tuple[str, ...]:
         """The validated addresses in dial order. Raises :class:`DestinationError` if any address is refused.
@@ -175,9 +179,18 @@ class Guard:
             raise DestinationError(f"the name does not resolve: {error}") from None
         if not found:
             raise DestinationError("the name does not resolve: no address")
+        # All that a judgement hangs on; a refusal is not kept.
+        facts = (found, intent.port, mode, decision.allowed_ips)
+        if (judged := self._judged.get(facts)) is None:
+            if len(self._judged) >= JUDGED:
+                self._judged.clear()
+            judged = self._judged[facts] = self._judge_all(found, intent.port, mode, decision)
+        return judged
+
+    def _judge_all(self, found: Sequence[str], port: int, mode: Mode, decision: Decision) -> tuple[str, ...]:
         addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
         for one in addresses:
-            self._judge(one, intent.port, mode, decision, self.own_networks)
+            self._judge(one, port, mode, decision, self.own_networks)
         real = [unwrap(one) for one in addresses]
         return tuple(str(one) for one in sorted(real, key=lambda one: one.version))
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
+import gc
 import resource
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -25,11 +27,14 @@ from openshell_proxy.configuration import Configuration, write_atomically
 from openshell_proxy.control import serve_control
 from openshell_proxy.destination import Guard, connected_networks
 from openshell_proxy.entrances import gateway_forward, transparent
-from openshell_proxy.entrances.dns import Datagrams, NameServer, RefusedNames, serve_stream
+from openshell_proxy.entrances.dns import Datagrams, RefusedNames, serve_stream
 from openshell_proxy.entrances.listener import Connections, Listener, proxy_port
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.resolver import Resolver
 from openshell_proxy.settings import DNS_PORT, GATEWAY_PORT, HTTP_PORT, PROXY_PORT, TLS_PORT, Settings
+
+if TYPE_CHECKING:
+    from openshell_proxy.entrances.name_server import NameServer
 
 DRAIN_SECONDS = 0.4
 _PR_SET_DUMPABLE = 4
@@ -61,13 +66,19 @@ class Sidecar:
         self.pipeline = Pipeline(self.configuration.load(), guard, self.audit, settings.limits)
         self.connections = Connections(settings.limits.connections)
         self.refused_names = RefusedNames(self.audit)
-        self.names = NameServer(
-            settings, lambda host: self.pipeline.generation.policy.names_host(host), self.refused_names
-        )
         self.listeners: list[Listener | Datagrams] = []
         self.sweeper: asyncio.Task[None] | None = None
         self.ports = ports
         self.started = time.time()
+
+    @functools.cached_property
+    def names(self) -> NameServer:
+        """What answers the agent's questions for names; it and its library are there from the first question on."""
+        from openshell_proxy.entrances.name_server import NameServer
+
+        return NameServer(
+            self.settings, lambda host: self.pipeline.generation.policy.names_host(host), self.refused_names
+        )
 
     async def start(self) -> None:
         """Bind everything, then say so. Raises :class:`StartError`."""
@@ -77,13 +88,13 @@ class Sidecar:
             (lambda sock: gateway_forward.serve(pipeline, sock, settings.gateway), False),
             (transparent.http_port(pipeline), True),
             (transparent.tls_port(pipeline, self.authority), False),
-            (lambda sock: serve_stream(self.names, sock, settings.limits.dns_idle), False),
+            (lambda sock: serve_stream(lambda: self.names, sock, settings.limits.dns_idle), False),
         )
         try:
             for port, (serve, http) in zip(self.ports, serves, strict=True):
                 address = (settings.proxy_ip, port)
                 self.listeners.append(Listener(address, settings.agent_ip, serve, self.audit, self.connections, http))
-            self.listeners.append(Datagrams(address, settings.agent_ip, self.names))
+            self.listeners.append(Datagrams(address, settings.agent_ip, lambda: self.names, self.refused_names))
             self.runner = await serve_control(settings.control_socket, self.status, self.reload)
         except OSError as error:
             self._close_listeners()
@@ -162,6 +173,8 @@ async def _run(settings: Settings, ports: Sequence[int]) -> None:
         loop.add_signal_handler(number, stopping.set)
     await sidecar.start()
     loop.add_signal_handler(signal.SIGHUP, sidecar.reload)
+    gc.freeze()  # what lives as long as the process need not be looked at again and again
+    gc.set_threshold(20_000, 20, 50)
     await stopping.wait()
     await sidecar.stop()
 

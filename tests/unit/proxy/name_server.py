@@ -12,7 +12,7 @@ from typing import Any
 
 import dns.message
 import dns.name
-from openshell_proxy.entrances.dns import NameServer
+from openshell_proxy.entrances.name_server import NameServer
 from openshell_proxy.policy import load_policy
 from openshell_proxy.settings import Settings
 

@@ -101,3 +101,36 @@ def test_an_address_in_the_policy_is_its_own_allow_list() -> None:
     assert choose_mode("10.1.2.3", EXACT) is Mode.IMPLICIT_IP_LITERAL
     assert choose_mode("10.1.2.3", WILD) is Mode.DEFAULT_PUBLIC_ONLY
     assert implicit_allowed_ips("127.0.0.1") == ()
+
+
+async def test_a_judgement_is_kept_for_the_same_question_only() -> None:
+    """Each question differs in one thing from one that was allowed before; a fresh guard must give the same answer."""
+    seen = guard("10.1.2.3")
+    net = (ipaddress.IPv4Network("10.1.2.0/24"),)
+    assert await seen.pin(Intent("a.example.com", 443), EXACT) == ("10.1.2.3",)
+    listed = Decision(True, exact_host=True, allowed_ips=net)
+    assert await seen.pin(Intent("a.example.com", 443), listed) == ("10.1.2.3",)
+    elsewhere = Decision(True, exact_host=True, allowed_ips=(ipaddress.IPv4Network("10.1.3.0/24"),))
+    for intent, decision in [
+        (Intent("a.example.com", 6443), EXACT),
+        (Intent("a.example.com", 443), WILD),
+        (Intent("a.example.com", 443), elsewhere),
+    ]:
+        for one in (seen, guard("10.1.2.3")):
+            with pytest.raises(DestinationError):
+                await one.pin(intent, decision)
+    seen.resolver = Names("10.1.2.3", "10.89.0.7")
+    with pytest.raises(DestinationError):
+        await seen.pin(Intent("a.example.com", 443), EXACT)
+
+
+async def test_a_refusal_is_not_kept() -> None:
+    names = Names("127.0.0.1")
+    one = Guard(own_networks=OWN, resolver=names)
+    with pytest.raises(DestinationError):
+        await one.pin(Intent("a.example.com", 443), EXACT)
+    names.addresses = ("93.184.216.34",)
+    assert await one.pin(Intent("a.example.com", 443), EXACT) == ("93.184.216.34",)
+    names.addresses = ("127.0.0.1",)
+    with pytest.raises(DestinationError):
+        await one.pin(Intent("a.example.com", 443), EXACT)

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from loopback import HOST, World, rest
 from name_server import AGENT, PROXY, Asked, check_any_message
 from openshell_proxy.entrances import dns as entrance
-from openshell_proxy.entrances.dns import render
+from openshell_proxy.entrances import name_server
+from openshell_proxy.entrances.name_server import render
 from openshell_proxy.settings import Limits
 
 DNS_TCP, DNS_UDP = 4, 5
@@ -130,7 +131,7 @@ def test_other_types_have_no_data_and_say_for_how_long(ask: Asked, name: str, ki
     assert (response.rcode(), response.answer) == (dns.rcode.NOERROR, [])
     soa = response.authority[0]
     assert soa.rdtype == dns.rdatatype.SOA
-    assert soa.ttl == soa[0].minimum == entrance.NEGATIVE_TTL
+    assert soa.ttl == soa[0].minimum == name_server.NEGATIVE_TTL
     assert ask.refused == []
 
 
@@ -239,7 +240,7 @@ def test_an_answer_over_udp_is_no_longer_than_asked_for(
     ask: Asked, monkeypatch: pytest.MonkeyPatch, payload: int, longest: int
 ) -> None:
     limits: list[int] = []
-    monkeypatch.setattr(entrance, "render", lambda response, limit: limits.append(limit) or render(response, limit))
+    monkeypatch.setattr(name_server, "render", lambda response, limit: limits.append(limit) or render(response, limit))
     query = dns.message.make_query("api.example.com", "A", use_edns=payload >= 0, payload=max(payload, 0))
     ask.server.answer(query.to_wire(), udp=True)
     ask.server.answer(query.to_wire(), udp=False)

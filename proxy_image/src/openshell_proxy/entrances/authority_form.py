@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 
@@ -15,11 +16,16 @@ _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/?#\x00-\x20\x7f]+))(
 # A DNS name: labels of letters, digits, - and _ (RFC 1035, 2.3.4 for the sizes), the last one not a number, because
 # 127.1 and 0x7f000001 are addresses to some clients (RFC 1123, 2.1).
 _HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_-]{1,63}\.)*(?!(?:[0-9]+|0x[0-9a-f]*)\Z)[a-z0-9_-]{1,63}")
+KEPT_LENGTH = 260  # a DNS name and a port
 _ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
 
 
 def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
     """(host, port): lower case, no brackets, no trailing dot. Raises :class:`Refusal` (400)."""
+    return (_parse_kept if len(text) <= KEPT_LENGTH else _parse)(text, default_port)
+
+
+def _parse(text: str, default_port: int | None) -> tuple[str, int]:
     match = _AUTHORITY.fullmatch(text)
     if match is None or not text.isascii():
         raise Refusal(400, "invalid_request_target", "the destination is not host:port")
@@ -35,6 +41,10 @@ def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
     if not host:
         raise Refusal(400, "invalid_request_target", "the destination has no host")
     return host, port
+
+
+# A client asks for the same few hosts again and again. What it sends is bounded in length here, so the memory is too.
+_parse_kept = functools.lru_cache(1024)(_parse)
 
 
 def check_host(host: str) -> None:

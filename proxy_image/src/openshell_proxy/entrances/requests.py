@@ -23,7 +23,7 @@ from openshell_proxy.policy import Decision, Intent, Request, TargetError, canon
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.exchange import Broken
 from openshell_proxy.relay.http1 import Header, ProtocolError, RequestHead, TooManyFields, parse_request_head
-from openshell_proxy.relay.stream import HeadTooLarge, Stream
+from openshell_proxy.relay.stream import Deadline, HeadTooLarge, Stream
 from openshell_proxy.relay.upstream import Origin
 
 LINGER_SECONDS = 2.0
@@ -128,7 +128,8 @@ class Requests:
         self.origin = origin  # what a request that cannot be located is logged under
         limits = pipeline.limits
         self.head_limit = limits.proxy_head if entrance == "forward" else limits.head
-        self.waiting: asyncio.Timeout | None = None  # set while nothing but a next request is waited for
+        self.waiting = False  # whether nothing but a next request is waited for
+        self.deadline = Deadline(client)
         self.head_size = 0
 
     async def serve(self, first_seconds: float) -> None:
@@ -160,13 +161,14 @@ class Requests:
             self.client.abort()
             raise
         finally:
+            self.deadline.close()
             unwatch()
 
     def _new_generation(self, _generation: Generation) -> None:
         """Answer what has been asked, then close (spec 2.5); a connection on which nothing is asked closes now."""
         self.client.last = True
-        if self.waiting is not None and not self.client.pending():
-            self.waiting.reschedule(0)
+        if self.waiting and not self.client.pending():
+            self.client.give_up()
         elif self.client.on_last is not None:
             self.client.on_last()
 
@@ -192,14 +194,15 @@ class Requests:
             raise self._bad(400, "invalid_request", str(error)) from None
 
     async def _head_block(self, seconds: float, again: bool) -> bytes | None:
+        self.waiting = again
+        self.deadline.set(seconds)
         try:
-            async with asyncio.timeout(seconds) as timer:
-                self.waiting = timer if again else None
-                return await self.client.read_head(self.head_limit)
+            return await self.client.read_head(self.head_limit)
         except TimeoutError:
             return None
         finally:
-            self.waiting = None
+            self.deadline.clear()
+            self.waiting = False
 
     def _bad(self, status: int, code: str, detail: str) -> Refusal:
         refusal = Refusal(status, code, detail)

@@ -233,23 +233,30 @@ class Exchange:
         raise Refusal(502, "upstream_protocol_error", "the destination's answer is bad: interim answers without end")
 
     async def _head_block(self, upstream: UpstreamStream, sending: asyncio.Task[None] | None) -> bytes:
-        reading = asyncio.ensure_future(upstream.read_head(MAX_RESPONSE_HEAD))
         try:
-            if sending is not None and not sending.done():
-                await asyncio.wait((reading, sending), return_when=asyncio.FIRST_COMPLETED)
-                # A destination that stops reading may still have answered; a client's own fault ends it here.
-                if sending.done() and isinstance(sending.exception(), Refusal):
-                    sending.result()
-            block = await reading
+            if sending is None or sending.done():
+                block = await upstream.read_head(MAX_RESPONSE_HEAD)
+            else:
+                block = await self._head_while(upstream, sending)
         except HeadTooLarge:
             raise Refusal(502, "upstream_protocol_error", "the destination's answer has too large a head") from None
         except ConnectionError:
             raise _NoAnswer from None
-        finally:
-            reading.cancel()
         if block is None:
             raise _NoAnswer
         return block
+
+    async def _head_while(self, upstream: UpstreamStream, sending: asyncio.Task[None]) -> bytes | None:
+        """Wait for the head while the upload goes on; it takes a task of its own, which no other request needs."""
+        reading = asyncio.ensure_future(upstream.read_head(MAX_RESPONSE_HEAD))
+        try:
+            await asyncio.wait((reading, sending), return_when=asyncio.FIRST_COMPLETED)
+            # A destination that stops reading may still have answered; a client's own fault ends it here.
+            if sending.done() and isinstance(sending.exception(), Refusal):
+                sending.result()
+            return await reading
+        finally:
+            reading.cancel()
 
     async def _respond(
         self, upstream: UpstreamStream, head: ResponseHead, sending: asyncio.Task[None] | None

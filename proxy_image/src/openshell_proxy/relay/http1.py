@@ -18,6 +18,8 @@ Side = Literal["request", "response"]
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # A field value: visible bytes, blanks and obs-text; no control byte (RFC 9110, 5.5).
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+# All field lines of a head at once: only CRLF ends a line and nothing is folded (RFC 9112, 2.2 and 5.2).
+_FIELD_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)*")
 # No method is longer than 64 bytes here: it is in every line of the log (RFC 9110, 16.1.1 registers none above 17).
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
@@ -58,18 +60,30 @@ NO_BODY = Framing("none")
 
 @dataclasses.dataclass(slots=True)
 class Head:
-    """Header fields in order as received, and what a hop needs of them. Names in ``fields`` are as received."""
+    """Header fields in order as received, and what a hop needs of them; a head does not change once it is made.
+
+    Names in ``fields`` are as received, in ``named`` (name → values in order) lower case: a head is asked a dozen times
+    for a field that it mostly does not have.
+    """
 
     minor: int
     fields: list[Header]
+    named: dict[bytes, list[bytes]] = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.named = {}
+        for name, value in self.fields:
+            self.named.setdefault(name.lower(), []).append(value)
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of the field *name* (lower case)."""
-        return [value for key, value in self.fields if key.lower() == name]
+        return self.named.get(name, [])
 
     def members(self, name: bytes) -> list[bytes]:
         """The members, lower case, of a comma-separated list field."""
-        return [part.strip().lower() for value in self.values(name) for part in value.split(b",") if part.strip()]
+        if name not in self.named:
+            return []
+        return [part.strip().lower() for value in self.named[name] for part in value.split(b",") if part.strip()]
 
     def connection_options(self) -> list[bytes]:
         """Members of ``Connection``. Raises :class:`ProtocolError` where one would hide framing or the host."""
@@ -82,6 +96,8 @@ class Head:
     def end_to_end(self) -> list[Header]:
         """The fields without those of this connection, and of several equal Content-Lengths one (RFC 9110, 8.6)."""
         dropped = {*HOP_BY_HOP, *self.connection_options(), *self._meaningless()}
+        if dropped.isdisjoint(self.named) and len(self.values(b"content-length")) < 2:
+            return list(self.fields)
         kept: list[Header] = []
         for name, value in self.fields:
             key = name.lower()
@@ -156,20 +172,16 @@ def parse_response_head(block: bytes) -> ResponseHead:
 
 
 def _split(block: bytes, max_fields: int) -> tuple[bytes, list[Header]]:
-    """First line and fields; only CRLF ends a line, nothing is folded (RFC 9112, 2.2 and 5.2)."""
-    lines = block[:-4].split(b"\r\n")
-    if len(lines) - 1 > max_fields:
+    """First line and fields."""
+    first, _, rest = block[:-2].partition(b"\r\n")
+    lines = rest.split(b"\r\n")
+    lines.pop()  # what is behind the last line's end
+    if len(lines) > max_fields:
         raise TooManyFields(f"there are more than {max_fields} header fields")
-    fields: list[Header] = []
-    for line in lines[1:]:
-        name, colon, value = line.partition(b":")
-        value = value.strip(b" \t")
-        if not colon or not TOKEN.fullmatch(name):
-            raise ProtocolError("a header line is not 'name: value'")
-        if not _VALUE.fullmatch(value):
-            raise ProtocolError("a header value holds a control byte")
-        fields.append((name, value))
-    return lines[0], fields
+    if _FIELD_LINES.fullmatch(rest) is None:
+        raise ProtocolError("a header line is not 'name: value' without control bytes")
+    parts = [line.partition(b":") for line in lines]
+    return first, [(name, value.strip(b" \t")) for name, _, value in parts]
 
 
 def request_framing(head: RequestHead) -> Framing:

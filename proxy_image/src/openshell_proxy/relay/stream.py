@@ -39,6 +39,7 @@ class Stream(asyncio.Protocol):
         self.on_last: Callable[[], None] | None = None  # ends what has no further message, once ``last`` is set
         self.on_lost: Callable[[], None] | None = None
         self.connected: asyncio.Event = asyncio.Event()
+        self.given_up = False  # whether nobody waits for more bytes: see Deadline
         self._reader: asyncio.Future[None] | None = None
         self._drainer: asyncio.Future[None] | None = None
         self._reading_paused = False
@@ -102,11 +103,16 @@ class Stream(asyncio.Protocol):
         return bool(poll.poll(0))
 
     async def fill(self) -> bool:
-        """Wait for more bytes in the buffer; False at the end of the stream."""
+        """Wait for more bytes in the buffer; False at the end of the stream.
+
+        Raises :class:`TimeoutError` when it was given up and nothing has come.
+        """
         before = len(self.buffer)
         while len(self.buffer) == before:
             if self.ended:
                 return False
+            if self.given_up:
+                raise TimeoutError
             if self._reading_paused and self.transport is not None:
                 self._reading_paused = False
                 self.transport.resume_reading()
@@ -117,10 +123,15 @@ class Stream(asyncio.Protocol):
                 self._reader = None
         return True
 
+    def give_up(self) -> None:
+        """End the waiting for more bytes, this one and each until ``given_up`` is taken back."""
+        self.given_up = True
+        self._wake_reader()
+
     async def read_head(self, limit: int) -> bytes | None:
         """The next head with its empty line, or None when the stream ends before one begins.
 
-        Raises :class:`HeadTooLarge`, and :class:`ConnectionError` when it ends within one.
+        Raises :class:`HeadTooLarge`, :class:`TimeoutError`, and :class:`ConnectionError` when it ends within one.
         """
         start = 0
         while True:
@@ -195,3 +206,48 @@ class Stream(asyncio.Protocol):
             pass
         finally:
             self.close()
+
+
+class Deadline:
+    """Gives a stream up at a time that is set anew for every head. Its one timer is moved when it fires, not before.
+
+    A timer for each request would be made and cancelled thousands of times a second and hardly ever fire.
+    """
+
+    __slots__ = ("_at", "_loop", "_stream", "_timer")
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, seconds: float) -> None:
+        self._at = at = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > at:
+            self._start(at)
+
+    def clear(self) -> None:
+        """What was waited for has come."""
+        self._at = None
+        self._stream.given_up = False
+
+    def close(self) -> None:
+        self._at = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._at is None:
+            return
+        if self._at > self._loop.time():
+            self._start(self._at)
+        else:
+            self._stream.give_up()

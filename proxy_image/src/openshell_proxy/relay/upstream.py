@@ -38,6 +38,7 @@ class UpstreamStream(Stream):
         self.address = address
         self.era = era
         self.reused = False
+        self.idle_since = 0.0
         self.pool: Pool | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -66,12 +67,13 @@ class Pool:
         self.dialer = dialer
         self.era = 0  # grows whenever trust or the way out changes
         self.sites = Sites()
-        self._idle: dict[Origin, list[tuple[UpstreamStream, asyncio.TimerHandle]]] = {}
+        self._idle: dict[Origin, list[UpstreamStream]] = {}
+        self._sweep: asyncio.TimerHandle | None = None  # one for all: connections come and go with every request
 
     async def connect(self, origin: Origin, addresses: Sequence[str], fresh: bool = False) -> UpstreamStream:
         """A connection to *origin* at one of *addresses*. Raises :class:`UpstreamError`."""
         if not fresh:
-            for stream, _ in reversed(self._idle.get(origin, [])):
+            for stream in reversed(self._idle.get(origin, ())):
                 if stream.address in addresses:
                     self._forget(stream)
                     stream.reused = True
@@ -152,17 +154,28 @@ class Pool:
             stream.close()
             return
         stream.pool, stream.on_lost = self, None
-        timer = asyncio.get_running_loop().call_later(self.limits.pool_idle, self.drop, stream)
-        idle.append((stream, timer))
+        loop = asyncio.get_running_loop()
+        stream.idle_since = loop.time()
+        idle.append(stream)
+        if self._sweep is None:
+            self._sweep = loop.call_later(self.limits.pool_idle, self._drop_old)
+
+    def _drop_old(self) -> None:
+        """Close what has been idle for too long, and look again when the next one will have been."""
+        self._sweep = None
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - self.limits.pool_idle
+        for stream in [stream for idle in self._idle.values() for stream in idle if stream.idle_since <= oldest]:
+            self.drop(stream)
+        if self._idle:
+            first = min(stream.idle_since for idle in self._idle.values() for stream in idle)
+            self._sweep = loop.call_at(first + self.limits.pool_idle, self._drop_old)
 
     def _forget(self, stream: UpstreamStream) -> None:
         stream.pool = None
         idle = self._idle.get(stream.origin, [])
-        for entry in idle:
-            if entry[0] is stream:
-                entry[1].cancel()
-                idle.remove(entry)
-                break
+        if stream in idle:
+            idle.remove(stream)
         if not idle:
             self._idle.pop(stream.origin, None)
 
@@ -179,5 +192,8 @@ class Pool:
         """Close what is idle."""
         self.sites.clear()
         for idle in list(self._idle.values()):
-            for stream, _ in list(idle):
+            for stream in list(idle):
                 self.drop(stream)
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
