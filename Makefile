@@ -25,7 +25,9 @@ sandbox: bootstrap ## make sandbox NAME=demo: create a sandbox and prove it
 	@scripts/prove.sh $(NAME)
 	@echo "Enter it with: podman exec -it openshell-agent-$(NAME) bash"
 
-test: test-quick sanity integration molecule ## everything that CI runs
+test: test-quick ## everything that CI runs
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
+	@$(MAKE) --no-print-directory sanity molecule integration
 
 test-quick: lint types unit conformance ## lint, types, unit, conformance
 
@@ -47,9 +49,10 @@ conformance: bootstrap-dev ## make conformance CASES=FILE: policy and protocol c
 		tests/conformance/known.txt tests/conformance/cases.jsonl tests/conformance/openshell_cases.jsonl)
 
 fuzz: bootstrap-dev ## coverage-guided fuzzing of every parser, FUZZ_SECONDS each
+	@rm -rf .work/fuzz && mkdir -p .work/fuzz
 	@for target in tests/fuzz/fuzz_*.py; do \
-		echo "$$target"; PYTHONPATH=proxy_image/src .venv/bin/python $$target -max_total_time=$(FUZZ_SECONDS) \
-			-rss_limit_mb=1024 -verbosity=0 || exit 1; done
+		echo "$$target"; TMPDIR=$(CURDIR)/.work/fuzz PYTHONPATH=proxy_image/src .venv/bin/python $$target \
+			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -verbosity=0 || exit 1; done
 
 build: bootstrap ## the collection's tarball, in .work/build
 	@scripts/build.sh
@@ -62,7 +65,9 @@ integration: bootstrap-dev ## real Podman, real clients
 
 molecule: bootstrap-dev ## make molecule SCENARIO=default: one Molecule scenario, whole sequence
 	@scripts/molecule.sh $(SCENARIO)
+
 bench: bootstrap ## make bench [QUICK=1] [ROWS=intercept,...]: measure the proxy against its peers
 	@QUICK=$(QUICK) ROWS=$(ROWS) ROUNDS=$(ROUNDS) tests/bench/bench.sh
+
 clean-host: ## remove everything of this project from the machine
 	@scripts/clean_host.sh

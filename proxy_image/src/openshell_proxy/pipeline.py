@@ -52,6 +52,10 @@ class Generation:
     dialer: Dialer
     vault: Vault
 
+    def relays_http2(self, host: str, port: int) -> bool:
+        """Whether requests there may be streams of HTTP/2: not where credentials are put in, or bodies judged."""
+        return self.vault.site(host, port) is None and not self.policy.decide(Intent(host, port)).body_limit
+
 
 class Pipeline:
     """Judges intents under the generation of the moment and carries out what is allowed.
@@ -201,9 +205,9 @@ class Pipeline:
             self.under_way.begin(event)
             self.under_way.follow(event, passed)
             decision, addresses = await self.admit(intent, event)
-            site = generation.vault.site(intent.host, intent.port)
-            if site is not None or decision.credentials.body_rewrite:
-                detail = f"credentials are put in for {intent.host}:{intent.port} over HTTP/1.1 only"
+            if not generation.relays_http2(intent.host, intent.port) or decision.credentials.body_rewrite:
+                where = f"{intent.host}:{intent.port}"
+                detail = f"credentials are put in and bodies are judged for {where} over HTTP/1.1 only"
                 raise Refusal(403, "unsupported_l7_protocol", detail)
             access = Access(generation.vault, None, intent.host, intent.port, "")
             access.target(target)

@@ -645,3 +645,22 @@ async def test_where_credentials_are_bound_http_1_1_is_offered_and_nothing_else_
     stream = peer.ask(head(port))
     await peer.over(stream)
     assert peer.json(stream)["error"] == "unsupported_l7_protocol"
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+async def test_where_bodies_are_judged_http_1_1_is_offered_and_nothing_else_served(two: Two, method: bytes) -> None:
+    rules = [{"allow": {"operation_type": "query"}}]
+    made = await two.world.origin(origin_of(echo, None), tls=["h2", "http/1.1"])
+    endpoint = {key: value for key, value in rest(made.port).items() if key != "access"}
+    await two.world.start({**endpoint, "protocol": "graphql", "rules": rules})
+    client = await two.world.tunnel(made.port, tls=False)
+    context = ssl.create_default_context(cafile=two.world.directory / "tls/ca.pem")
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    await client.start_tls(context, HOST)
+    assert client.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+    peer = await two.peer(made.port)
+    stream = peer.ask(head(made.port, b"/graphql?query=%7Bviewer%7Bid%7D%7D", method), end=False)
+    await peer.send(stream, b'{"query": "mutation { drop }"}')
+    await peer.over(stream)
+    assert peer.heads[stream][0][b":status"] == b"403"
+    assert made.connections == 0

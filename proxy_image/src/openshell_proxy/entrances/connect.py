@@ -145,7 +145,7 @@ class Tunnel:
         """Be the destination's end of what the client says: each request is judged by itself, whatever was before.
 
         The client is offered the version of HTTP that the destination at *addresses* speaks; without any, and where
-        credentials are bound, HTTP/1.1.
+        credentials are bound or bodies judged, HTTP/1.1.
         """
         loop = asyncio.get_running_loop()
         client = Stream()
@@ -153,8 +153,8 @@ class Tunnel:
         origin = Origin(host, port, tls)
         try:
             if tls:
-                plain = self.pipeline.generation.vault.site(host, port) is None
-                http2 = plain and bool(addresses) and await self.pipeline.pool.speaks_http2(origin, addresses)
+                relayed = bool(addresses) and self.pipeline.generation.relays_http2(host, port)
+                http2 = relayed and await self.pipeline.pool.speaks_http2(origin, addresses)
                 context = self.authority.context(host, http2)
                 await loop.connect_accepted_socket(
                     lambda: client, self.sock, ssl=context, ssl_handshake_timeout=limits.handshake

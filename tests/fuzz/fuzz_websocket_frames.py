@@ -4,7 +4,7 @@
 
 """Fuzz target: whatever a client sends, what the origin reads as text is what was judged, and the relay ends by itself.
 
-Run with ``PYTHONPATH=proxy_image/src python tests/fuzz/websocket_frames.py -max_total_time=60``.
+Run with ``PYTHONPATH=proxy_image/src python tests/fuzz/fuzz_websocket_frames.py -max_total_time=60``.
 """
 
 from __future__ import annotations
