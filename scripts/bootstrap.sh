@@ -19,7 +19,7 @@ find_python() { # the first that Ansible runs with
 install_packages() {
     if command -v apt-get >/dev/null; then
         local missing=() package
-        for package in podman netavark aardvark-dns uidmap slirp4netns fuse-overlayfs catatonit crun runc iptables \
+        for package in podman netavark aardvark-dns uidmap slirp4netns fuse-overlayfs catatonit crun runc iptables nftables \
             mmdebstrap python3 python3-venv git openssh-client; do
             [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
         done
@@ -29,7 +29,7 @@ install_packages() {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
     elif command -v dnf >/dev/null; then
         # What a user without root needs comes with podman there: pasta or slirp4netns, as its version wants.
-        local wanted=(podman netavark crun catatonit python3 git-core openssh-clients)
+        local wanted=(podman netavark nftables crun catatonit python3 git-core openssh-clients)
         [[ $(find_python) ]] || wanted+=(python3.12) # Enterprise Linux 9 has Python 3.9
         rpm -q "${wanted[@]}" >/dev/null 2>&1 && return
         say "installing ${wanted[*]}"

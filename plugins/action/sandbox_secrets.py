@@ -24,7 +24,7 @@ COMMAND_SECONDS = 60
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """``openshell.sandbox.sandbox_secrets``; its options are those of the module of that name."""
+    """``openshell.sandbox.sandbox_secrets``; its options are documented with the module of that name."""
 
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset({"entries", "sandbox_name", "judge_only", "timeout", "executable", "runtime"})
@@ -45,7 +45,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             {key: entry[key] for key in ("name", "env", "placeholder") if key in entry} for entry in entries
         ]
         done = self._execute_module(
-            module_name="openshell.sandbox.sandbox_secrets", module_args=args, task_vars=variables
+            module_name="openshell.sandbox.sandbox_secrets_file", module_args=args, task_vars=variables
         )
         result.update(done)
         return result

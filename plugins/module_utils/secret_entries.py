@@ -106,7 +106,7 @@ def new_random(value: str) -> str:
     found = _PREFIXES.match(value)
     prefix = found[0] if found else ""
     count = len(value.encode()) - len(prefix)
-    return prefix + "".join(secrets.choice(_LETTERS) for _ in range(count)) if count >= MIN_RANDOM else ""
+    return prefix + "".join(secrets.choice(_LETTERS) for index in range(count)) if count >= MIN_RANDOM else ""
 
 
 def agent_environment(entries: Sequence[Mapping[str, Any]], file: str) -> Dict[str, str]:

@@ -69,7 +69,7 @@ def events_of(text: str) -> List[Dict[str, Any]]:
 
 def read(module: AnsibleModule) -> Dict[str, Any]:
     podman = client(module)
-    names, _ = existing_sidecar(podman, module.params["sandbox_name"])
+    names = existing_sidecar(podman, module.params["sandbox_name"])[0]
     since = module.params["since"]
     result = podman.run(["logs", *(["--since", since] if since else []), names.proxy], check=False)
     if result.rc != 0:

@@ -61,7 +61,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_facts im
 def change(module: AnsibleModule) -> Dict[str, Any]:
     params = module.params
     podman = client(module)
-    names, _ = existing_sidecar(podman, params["sandbox_name"])
+    names = existing_sidecar(podman, params["sandbox_name"])[0]
     config = policy_config(names, params["policy"])
     try:
         outcome = converge(podman, names.proxy, names.tls_volume, config, params["timeout"], module.check_mode)

@@ -3,6 +3,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
+from __future__ import annotations
+
 DOCUMENTATION = r"""
 module: sandbox_secrets
 short_description: Give a sandbox's sidecar the secrets that its agent never sees
@@ -11,6 +13,7 @@ description:
   - Finds the values on the controller and puts them, with what they are bound to, on the volume that only the sidecar has.
   - A living sidecar takes all of them at once, without a restart. What it refuses is taken back.
   - Secrets that are there and not in the list are removed.
+  - This is an action plugin, which finds the values and has M(openshell.sandbox.sandbox_secrets_file) hand them over.
   - No value is in any output, difference, fact, argument or log, whatever the verbosity.
 extends_documentation_fragment:
   - openshell.sandbox._attributes
@@ -111,49 +114,3 @@ env:
   returned: success
   type: dict
 """
-
-import json
-from typing import Any, Dict
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.openshell.sandbox.plugins.module_utils import secret_entries, sidecar_config
-from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
-    ModuleFailure,
-    client,
-    new_module,
-    run_module,
-)
-from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_facts import existing_sidecar
-
-
-def hand_over(module: AnsibleModule) -> Dict[str, Any]:
-    params = module.params
-    podman = client(module)
-    names, _ = existing_sidecar(podman, params["sandbox_name"])
-    current = sidecar_config.read_current(podman, sidecar_config.secrets_config(names, ""))[sidecar_config.SECRETS]
-    file = secret_entries.with_random(json.loads(params["document"]), current)
-    try:
-        env = secret_entries.agent_environment(params["agent"], file)
-        outcome = sidecar_config.converge(
-            podman, names.proxy, names.tls_volume, sidecar_config.secrets_config(names, file), params["timeout"],
-            module.check_mode,
-        )  # fmt: skip
-    except (secret_entries.Refused, sidecar_config.Rejected) as refused:
-        raise ModuleFailure(str(refused)) from None
-    return {"changed": outcome.changed, "diff": outcome.diffs, "env": env}
-
-
-def main() -> None:
-    module = new_module(
-        {
-            "sandbox_name": {"type": "str", "required": True},
-            "document": {"type": "str", "required": True, "no_log": True},
-            "agent": {"type": "list", "elements": "dict", "default": []},
-            "timeout": {"type": "int", "default": 15},
-        }
-    )
-    run_module(module, lambda: hand_over(module))
-
-
-if __name__ == "__main__":
-    main()
