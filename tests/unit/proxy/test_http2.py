@@ -21,6 +21,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PriorityFrame
 from loopback import HOST, SECONDS, World, hello, rest
+from openshell_proxy.refusal import header_text
 from openshell_proxy.settings import Limits
 
 BIG = bytes(range(256)) * 32_768  # 8 MiB: more than any window on the way
@@ -664,3 +665,17 @@ async def test_where_bodies_are_judged_http_1_1_is_offered_and_nothing_else_serv
     await peer.over(stream)
     assert peer.heads[stream][0][b":status"] == b"403"
     assert made.connections == 0
+
+
+async def test_a_policys_name_is_a_header_as_over_http_1_1(two: Two) -> None:
+    port = await two.start()
+    name = "one\r\nx-two: é" + "x" * 200
+    document = {"version": 1, "network_policies": {name: {"endpoints": [rest(port, access="read-only")]}}}
+    (two.world.directory / "state/config/policy.yaml").write_text(json.dumps(document))
+    assert two.world.sidecar is not None
+    assert two.world.sidecar.reload()["policy_error"] == ""
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, b"/", b"DELETE"))
+    await peer.over(stream)
+    assert peer.json(stream)["policy"] == name
+    assert peer.heads[stream][0][b"x-openshell-policy"] == header_text(name).encode("ascii")

@@ -17,7 +17,7 @@ from openshell_proxy.audit import Event
 from openshell_proxy.entrances.authority_form import parse_authority, render_host
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.policy import Intent, Request, TargetError, canonical_path, parse_query
-from openshell_proxy.refusal import Refusal
+from openshell_proxy.refusal import Refusal, header_text
 from openshell_proxy.relay.exchange import Broken
 from openshell_proxy.relay.http1 import Header
 from openshell_proxy.relay.http2 import Budget, Endpoint, Side
@@ -192,7 +192,7 @@ class ClientConnection(Endpoint):
     def _refuse(self, side: Side, head: Head, refusal: Refusal) -> None:
         """Answer on this stream alone; a gRPC client is told in the words that its caller sees (trailers only)."""
         status = (b":status", str(refusal.status).encode())
-        policy = [(b"x-openshell-policy", refusal.policy.encode("ascii", "replace"))] if refusal.policy else []
+        policy = [(b"x-openshell-policy", header_text(refusal.policy).encode("ascii"))] if refusal.policy else []
         if (head.value(b"content-type") or b"").startswith(b"application/grpc"):
             code = str(_GRPC_STATUS.get(refusal.status, 13)).encode()
             message = quote(f"{refusal.code}: {refusal.detail}", safe=" !#$&'()*+,/:;=?@[]").encode()
