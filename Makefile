@@ -42,7 +42,7 @@ types: bootstrap-dev ## mypy --strict
 	@MYPYPATH=playbooks/collections .venv/bin/mypy -p ansible_collections.openshell.sandbox.plugins
 
 unit: bootstrap-dev ## unit tests of the collection and of the proxy
-	@PYTHONPATH=proxy_image/src:playbooks/collections .venv/bin/pytest -n auto tests/unit
+	@PYTHONPATH=proxy_image/src:playbooks/collections .venv/bin/pytest -n auto --reruns 1 -rR tests/unit
 
 conformance: bootstrap-dev ## make conformance CASES=FILE: policy and protocol cases through the real engine
 	@PYTHONPATH=proxy_image/src .venv/bin/python tests/conformance/run.py $(or $(CASES),--known \
@@ -61,7 +61,7 @@ sanity: bootstrap-dev ## ansible-test sanity on the collection as it is built
 	@scripts/sanity.sh
 
 integration: bootstrap-dev ## real Podman, real clients
-	@.venv/bin/pytest tests/integration
+	@.venv/bin/pytest --reruns 1 -rR tests/integration
 
 molecule: bootstrap-dev ## make molecule SCENARIO=default: one Molecule scenario, whole sequence
 	@scripts/molecule.sh $(SCENARIO)
