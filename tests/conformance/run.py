@@ -41,6 +41,8 @@ from openshell_proxy.destination import (
 from openshell_proxy.entrances.authority_form import parse_authority, parse_proxy_uri, render_host
 from openshell_proxy.entrances.peek import classify
 from openshell_proxy.entrances.requests import forwarded_fields, within_tunnel
+from openshell_proxy.inference.patterns import detect
+from openshell_proxy.inference.routes import backend_url
 from openshell_proxy.policy import (
     Decision,
     Intent,
@@ -578,6 +580,21 @@ def placeholder_body(case: Case) -> None:
     same(case, {"body": body.decode()})
 
 
+# Inference.
+
+
+def inference_pattern(case: Case) -> None:
+    found = detect(case["input"]["method"], case["input"]["path"])
+    framing = "" if found is None else "streaming" if found.streams else "buffered"
+    if case.get("framing") not in (None, framing):
+        raise Differs(json.dumps(framing))
+    same(case, None if found is None else found.name)
+
+
+def inference_backend_url(case: Case) -> None:
+    same(case, backend_url(case["input"]["base"], case["input"]["path"]))
+
+
 GROUPS: dict[str, Callable[[Case], None]] = {
     "access_preset_expand": access_preset_expand,
     "allowed_ips_parse": allowed_ips_parse,
@@ -597,6 +614,8 @@ GROUPS: dict[str, Callable[[Case], None]] = {
     "http_body_framing": http_body_framing,
     "http_header_block": http_header_block,
     "implicit_allowed_ips": implicit_ips,
+    "inference_backend_url": inference_backend_url,
+    "inference_pattern": inference_pattern,
     "ip_always_blocked": on_address(lambda address: within(unwrap(address), ALWAYS_BLOCKED)),
     "ip_cloud_metadata": on_address(is_cloud_metadata),
     "ip_internal": on_address(lambda address: within(unwrap(address), (*ALWAYS_BLOCKED, *INTERNAL))),

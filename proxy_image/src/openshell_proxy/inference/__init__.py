@@ -2,4 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Inference: ``inference.local`` and the routes behind it (spec 2.10). Nothing answers there yet."""
+"""Inference: ``https://inference.local`` and the routes behind it, of this sandbox alone (spec 2.10).
+
+Patterns say what a request is, routes where it goes and with which key; nothing here is loaded before a sandbox has
+routes or asks.
+"""
