@@ -161,7 +161,7 @@ def _control_socket() -> Path:
 
 
 def _status(_options: argparse.Namespace) -> int:
-    from openshell_proxy.control import ask
+    from openshell_proxy.control_client import ask
 
     _, answer = ask(_control_socket(), "GET", "/status")
     print(json.dumps(answer))
@@ -169,7 +169,7 @@ def _status(_options: argparse.Namespace) -> int:
 
 
 def _reload(_options: argparse.Namespace) -> int:
-    from openshell_proxy.control import ask
+    from openshell_proxy.control_client import ask
 
     status, answer = ask(_control_socket(), "POST", "/reload")
     print(json.dumps(answer))

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import functools
 import gc
@@ -24,7 +23,7 @@ from openshell_proxy import __version__
 from openshell_proxy.audit import Audit
 from openshell_proxy.authority import Authority, AuthorityError
 from openshell_proxy.configuration import Configuration, write_atomically
-from openshell_proxy.control import serve_control
+from openshell_proxy.control import Control
 from openshell_proxy.destination import Guard, connected_networks
 from openshell_proxy.entrances import gateway_forward, transparent
 from openshell_proxy.entrances.dns import Datagrams, RefusedNames, serve_stream
@@ -66,6 +65,7 @@ class Sidecar:
         self.pipeline = Pipeline(self.configuration.load(), guard, self.audit, settings.limits)
         self.connections = Connections(settings.limits.connections)
         self.refused_names = RefusedNames(self.audit)
+        self.control = Control(settings.control_socket, self.status, self.reload)
         self.listeners: list[Listener | Datagrams] = []
         self.sweeper: asyncio.Task[None] | None = None
         self.ports = ports
@@ -95,7 +95,7 @@ class Sidecar:
                 address = (settings.proxy_ip, port)
                 self.listeners.append(Listener(address, settings.agent_ip, serve, self.audit, self.connections, http))
             self.listeners.append(Datagrams(address, settings.agent_ip, lambda: self.names, self.refused_names))
-            self.runner = await serve_control(settings.control_socket, self.status, self.reload)
+            await self.control.start()
         except OSError as error:
             self._close_listeners()
             raise StartError(f"cannot listen at {settings.proxy_ip}: {error.strerror}") from None
@@ -147,8 +147,7 @@ class Sidecar:
         if tasks:
             await asyncio.wait(tasks, timeout=0.1)
         self.pipeline.pool.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.runner.cleanup(), 0.1)
+        self.control.close()
         self.refused_names.end_of_period()
         self.audit.lifecycle("stopped")
         self.audit.close()

@@ -65,7 +65,7 @@ class Limits:
     connect_each: float = 10.0
     connect_total: float = 30.0
     pool_idle: float = 30.0
-    pool_per_host: int = 64
+    pool: int = 1024
     detect: float = 0.1
     dns_idle: float = 10.0
     messages: MessageLimits = MessageLimits()

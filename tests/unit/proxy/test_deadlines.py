@@ -86,3 +86,26 @@ async def test_idle_connections_are_closed_in_their_time() -> None:
         await asyncio.wait_for(ended.get(), SECONDS)
     assert second.lost and third.lost
     server.close()
+
+
+async def test_so_many_connections_are_kept_for_all_origins_together() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    servers = [await asyncio.start_server(serve, "127.0.0.1", 0) for _ in range(2)]
+    limits = Limits(pool=2)
+    pool = Pool(limits, UpstreamTls(""), Dialer(limits))
+    origins = [Origin("here.test", server.sockets[0].getsockname()[1], False) for server in servers]
+    first, second, third = [await pool.connect(origin, ["127.0.0.1"]) for origin in (*origins, origins[0])]
+    for stream in (first, second, third):
+        pool.keep(stream)
+    assert third.transport is not None and third.transport.is_closing()
+    assert await pool.connect(origins[0], ["127.0.0.1"]) is first
+    pool.keep(first)  # there is room again
+    assert await pool.connect(origins[0], ["127.0.0.1"]) is first
+    first.close()
+    pool.clear()
+    assert second.transport is not None and second.transport.is_closing()
+    for server in servers:
+        server.close()

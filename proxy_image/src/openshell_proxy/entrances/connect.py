@@ -16,7 +16,6 @@ from collections.abc import Callable
 from openshell_proxy.audit import Entrance, Event
 from openshell_proxy.authority import Authority
 from openshell_proxy.entrances.authority_form import check_host, parse_authority
-from openshell_proxy.entrances.http2 import ClientConnection
 from openshell_proxy.entrances.peek import Kind, first_kind, readable
 from openshell_proxy.entrances.requests import LINGER_SECONDS, Requests, within_tunnel
 from openshell_proxy.pipeline import Generation, Pipeline
@@ -168,6 +167,8 @@ class Tunnel:
             self.sock.close()
             return
         if client.alpn() == "h2":
+            from openshell_proxy.entrances.http2 import ClientConnection
+
             await ClientConnection(self.pipeline, origin).serve(client)
             return
         await Requests(self.pipeline, client, "tunnel", within_tunnel(origin), origin).serve(limits.first_head)

@@ -11,13 +11,17 @@ import dataclasses
 import socket
 import ssl
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from openshell_proxy.authority import UpstreamTls
 from openshell_proxy.relay.dialer import Dialer, UpstreamError
-from openshell_proxy.relay.http2 import Side
-from openshell_proxy.relay.http2_upstream import Site, Sites, Upstream
+from openshell_proxy.relay.sites import Site, Sites
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.settings import Limits
+
+if TYPE_CHECKING:
+    from openshell_proxy.relay.http2 import Side
+    from openshell_proxy.relay.http2_upstream import Upstream
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Pool:
         self.era = 0  # grows whenever trust or the way out changes
         self.sites = Sites()
         self._idle: dict[Origin, list[UpstreamStream]] = {}
+        self._kept = 0  # how many are idle, of all origins together
         self._sweep: asyncio.TimerHandle | None = None  # one for all: connections come and go with every request
 
     async def connect(self, origin: Origin, addresses: Sequence[str], fresh: bool = False) -> UpstreamStream:
@@ -149,14 +154,14 @@ class Pool:
 
     def keep(self, stream: UpstreamStream) -> None:
         """Give a connection back whose response ended exactly where its buffer does."""
-        idle = self._idle.setdefault(stream.origin, [])
-        if stream.era != self.era or stream.ended or stream.buffer or len(idle) >= self.limits.pool_per_host:
+        if stream.era != self.era or stream.ended or stream.buffer or self._kept >= self.limits.pool:
             stream.close()
             return
+        self._kept += 1
         stream.pool, stream.on_lost = self, None
         loop = asyncio.get_running_loop()
         stream.idle_since = loop.time()
-        idle.append(stream)
+        self._idle.setdefault(stream.origin, []).append(stream)
         if self._sweep is None:
             self._sweep = loop.call_later(self.limits.pool_idle, self._drop_old)
 
@@ -176,6 +181,7 @@ class Pool:
         idle = self._idle.get(stream.origin, [])
         if stream in idle:
             idle.remove(stream)
+            self._kept -= 1
         if not idle:
             self._idle.pop(stream.origin, None)
 
