@@ -53,7 +53,7 @@ def converge(podman: Podman, spec: ContainerSpec, networks: Mapping[str, str], r
 
 def create(podman: Podman, spec: ContainerSpec) -> None:
     """Create the container and put its files in; whatever fails, no half-made container stays."""
-    podman.run(["create", *spec.create_args()])
+    podman.run(["create", *spec.create_args()], unmade=lambda: podman.container(spec.name) is None)
     try:
         files = {"/etc/hosts": spec.hosts_file(), **spec.files}
         podman.run(["cp", "-", f"{spec.name}:/"], stdin=files_archive(files))

@@ -22,7 +22,7 @@ import os
 import re
 import subprocess
 import time
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import is_ours
 
@@ -30,8 +30,26 @@ Json = Dict[str, Any]
 
 MINIMUM_VERSION = (4, 3)
 
-REMOVE_ATTEMPTS = 20
-REMOVE_PAUSE = 0.25  # seconds
+ATTEMPTS = 20
+PAUSE = 0.25  # seconds
+
+# What Podman says when something else is at work at this moment, and not when it is asked a moment later: a mount of a
+# container that has just ended is busy in a namespace that is starting, a process ends while it is looked at.
+TRANSIENT = re.compile(
+    r"(device or )?resource busy|could not be stopped|/proc/\d+/\S*: no such file or directory|no such process"
+    r"|layer not known|database is locked"
+)
+VANISHED = re.compile(r"no such (container|volume|network|secret)|network not found")
+UNKNOWN_IMAGE = re.compile(r"image not known|no such image|^(Error: )?1 error occurred:$")
+
+# Commands that say or do the same when they are repeated. A listing that meets an object which goes away meanwhile
+# fails with that object's name.
+LISTINGS = (("ps",), ("images",), *((kind, "ls") for kind in ("network", "volume", "secret")))
+REPEATABLE = (
+    *LISTINGS,
+    *(("info",), ("logs",), ("rm",), ("rmi",), ("start",), ("stop",)),
+    *((kind, verb) for kind in ("container", "network", "volume", "secret", "image") for verb in ("inspect", "rm")),
+)
 
 
 class PodmanError(Exception):
@@ -50,11 +68,12 @@ class PodmanError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """``rc``, ``stdout`` and ``stderr`` of one podman command; text, as podman wrote it."""
+    """``rc``, ``stdout`` and ``stderr`` of one podman command, as podman wrote them; *tries* of them until then."""
 
     rc: int
     stdout: str
     stderr: str
+    tries: int = 1
 
 
 def last_words(stderr: str) -> str:
@@ -81,10 +100,29 @@ class Podman:
         return [self.executable, *(["--runtime", self.runtime] if self.runtime else [])]
 
     def run(
-        self, args: Sequence[str], stdin: bytes | None = None, check: bool = True, timeout: float | None = 600
+        self,
+        args: Sequence[str],
+        stdin: bytes | None = None,
+        check: bool = True,
+        timeout: float | None = 600,
+        unmade: Callable[[], bool] | None = None,
     ) -> Result:
-        """Run ``podman ARGS`` without a shell; *stdin* is where secrets travel. Raises :class:`PodmanError`."""
-        command = next((word for word in args if not word.startswith("-")), "")
+        """Run ``podman ARGS`` without a shell; *stdin* is where secrets travel. Raises :class:`PodmanError`.
+
+        A command that can be repeated is, for a few seconds, while Podman gives a reason that passes. One that makes
+        something cannot, unless *unmade* says that it made nothing.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            result = dataclasses.replace(self._once(args, stdin, timeout), tries=attempt)
+            if result.rc == 0 or attempt == ATTEMPTS or not _passes(args, result.stderr, unmade):
+                break
+            time.sleep(PAUSE)
+        if check and result.rc != 0:
+            raise PodmanError(_subcommand(args), result.rc, result.stderr)
+        return result
+
+    def _once(self, args: Sequence[str], stdin: bytes | None, timeout: float | None) -> Result:
+        command = _subcommand(args)
         try:
             done = subprocess.run(
                 [*self.command(), *args],
@@ -104,10 +142,16 @@ class Podman:
             ) from None
         except subprocess.TimeoutExpired:
             raise PodmanError(command, 124, f"no answer within {timeout:.0f} seconds") from None
-        result = Result(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
-        if check and result.rc != 0:
-            raise PodmanError(command, result.rc, result.stderr)
-        return result
+        return Result(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+    def _remove(self, command: Sequence[str], missing: re.Pattern[str] = VANISHED) -> Result | None:
+        """Run one that removes; None when what it is about was not there."""
+        result = self.run(command, check=False)
+        if result.rc == 0:
+            return result
+        if _only_missing(result.stderr, missing):
+            return result if result.tries > 1 else None  # it went while it was busy
+        raise PodmanError(" ".join(_beginning(command)), result.rc, result.stderr)
 
     def json(self, args: Sequence[str]) -> Any:
         """The parsed JSON that a podman command printed; ``[]`` for an empty answer."""
@@ -183,7 +227,8 @@ class Podman:
         return self._create_network(name, args)
 
     def _create_network(self, name: str, args: Sequence[str]) -> bool:
-        result = self.run(["network", "create", *args, name], check=False)
+        command = ["network", "create", *args, name]
+        result = self.run(command, check=False, unmade=lambda: self.network(name) is None)
         if result.rc == 0:
             return True
         if self.network(name) is not None:  # somebody else made it between our look and our call
@@ -205,12 +250,7 @@ class Podman:
 
     def remove_network(self, name: str) -> bool:
         """Remove a network that nobody uses; True when it was there. Idempotent."""
-        result = self.run(["network", "rm", name], check=False)
-        if result.rc == 0:
-            return True
-        if _only_missing(result.stderr):
-            return False
-        raise PodmanError("network rm", result.rc, result.stderr)
+        return self._remove(["network", "rm", name]) is not None
 
     def network_connect(self, network: str, container: str, ip: str | None = None) -> None:
         """Connect a container, running or not, to one more network."""
@@ -261,21 +301,10 @@ class Podman:
             time.sleep(0.1)
 
     def remove_container(self, name: str, stop_timeout: int = 10) -> bool:
-        """Stop and remove a container; True when it was there. Idempotent.
-
-        A mount of a container that has just ended can still be busy in a namespace that is starting; Podman then
-        fails ("device or resource busy") and works a moment later.
-        """
-        for attempt in range(REMOVE_ATTEMPTS):
-            result = self.run(["rm", "--force", "--time", str(stop_timeout), "--volumes", name], check=False)
-            if result.rc == 0:  # with --force a missing one is no error; podman prints what it removed
-                return bool(result.stdout.strip()) or attempt > 0
-            if _only_missing(result.stderr):
-                return attempt > 0
-            if "busy" not in result.stderr:
-                break
-            time.sleep(REMOVE_PAUSE)
-        raise PodmanError("rm", result.rc, result.stderr)
+        """Stop and remove a container; True when it was there. Idempotent."""
+        done = self._remove(["rm", "--force", "--time", str(stop_timeout), "--volumes", name])
+        # with --force a missing one is no error; podman prints what it removed
+        return done is not None and (bool(done.stdout.strip()) or done.tries > 1)
 
     def logs(self, container: str, lines: int = 15) -> List[str]:
         """The last *lines* that a container wrote, oldest first; empty when it cannot be asked."""
@@ -298,19 +327,14 @@ class Podman:
         """Create a named volume; True when it was made now. Idempotent."""
         if self.volume(name) is not None:
             return False
-        self.run(["volume", "create", *_label_args(labels), name])
+        self.run(["volume", "create", *_label_args(labels), name], unmade=lambda: self.volume(name) is None)
         return True
 
     def remove_volume(self, name: str) -> bool:
         """Remove a volume that no container uses; True when it was there. Idempotent."""
         if self.volume(name) is None:
             return False
-        result = self.run(["volume", "rm", name], check=False)
-        if result.rc == 0:
-            return True
-        if _only_missing(result.stderr):
-            return False
-        raise PodmanError("volume rm", result.rc, result.stderr)
+        return self._remove(["volume", "rm", name]) is not None
 
     # -- secrets -------------------------------------------------------------------------------------------------
 
@@ -326,15 +350,11 @@ class Podman:
 
     def create_secret(self, name: str, value: bytes, labels: Mapping[str, str]) -> None:
         """Store *value*, which travels on standard input only."""
-        self.run(["secret", "create", *_label_args(labels), name, "-"], stdin=value)
+        command = ["secret", "create", *_label_args(labels), name, "-"]
+        self.run(command, stdin=value, unmade=lambda: self.secret(name) is None)
 
     def remove_secret(self, name: str) -> bool:
-        result = self.run(["secret", "rm", name], check=False)
-        if result.rc == 0:
-            return True
-        if _only_missing(result.stderr):
-            return False
-        raise PodmanError("secret rm", result.rc, result.stderr)
+        return self._remove(["secret", "rm", name]) is not None
 
     # -- images --------------------------------------------------------------------------------------------------
 
@@ -350,12 +370,7 @@ class Podman:
 
     def remove_image(self, name: str) -> bool:
         """Remove an image's name, and the image with its last one; True when it was there. Idempotent."""
-        result = self.run(["rmi", name], check=False)
-        if result.rc == 0:
-            return True
-        if _only_missing(result.stderr) or "not known" in result.stderr:
-            return False
-        raise PodmanError("rmi", result.rc, result.stderr)
+        return self._remove(["rmi", name], UNKNOWN_IMAGE) is not None
 
     # -- one at a time -------------------------------------------------------------------------------------------
 
@@ -407,13 +422,31 @@ def _label_args(labels: Mapping[str, str]) -> List[str]:
     return [word for key, value in sorted(labels.items()) for word in ("--label", f"{key}={value}")]
 
 
-def _only_missing(stderr: str) -> bool:
+def _subcommand(args: Sequence[str]) -> str:
+    return next((word for word in args if not word.startswith("-")), "")
+
+
+def _beginning(args: Sequence[str]) -> Tuple[str, ...]:
+    """The words that say what a command does: one, or two for ``network rm`` and its like."""
+    return tuple(args[:2]) if tuple(args[:2]) in REPEATABLE else tuple(args[:1])
+
+
+def _passes(args: Sequence[str], stderr: str, unmade: Callable[[], bool] | None) -> bool:
+    """Whether *stderr* says that it helps to run *args* again, and that may be done."""
+    beginning = _beginning(args)
+    if beginning in LISTINGS and VANISHED.search(stderr):
+        return True
+    if not TRANSIENT.search(stderr):
+        return False
+    return beginning in REPEATABLE or (unmade is not None and unmade())
+
+
+def _only_missing(stderr: str, missing: re.Pattern[str] = VANISHED) -> bool:
     """Whether podman complained of nothing but objects that do not exist.
 
     A missing file ("no such file or directory") is not one of them: Podman itself is out of order then.
     """
     told = [line for line in stderr.splitlines() if line.strip() and "level=" not in line]
-    missing = re.compile(r"no such (container|network|volume|secret)|network not found")
     return bool(told) and all(missing.search(line) for line in told)
 
 

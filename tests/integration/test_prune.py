@@ -16,10 +16,12 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman
 from conftest import changed, playbook, podman
 
 RUNNING, STOPPED, BROKEN, GONE, LONE = "it-p-runs", "it-p-stopped", "it-p-broken", "it-p-gone", "it-p-lone"
@@ -55,10 +57,7 @@ class Store:
         self.executable.chmod(0o755)
 
     def run(self, *args: str, stdin: str = "") -> str:
-        command = [str(self.executable), *args]
-        done = subprocess.run(command, input=stdin, text=True, capture_output=True, check=False, timeout=120)
-        assert done.returncode == 0, f"podman {args[0]}: {done.stderr}"
-        return done.stdout
+        return Podman(str(self.executable)).run(args, stdin=stdin.encode()).stdout
 
     def prune(self, *args: str, **variables: object) -> subprocess.CompletedProcess[str]:
         if "-i" not in args:  # an inventory names an executable for each of its hosts
@@ -115,13 +114,16 @@ def agent_image() -> str:
 @contextlib.contextmanager
 def empty_store() -> Iterator[Store]:
     """In a short-named directory: Podman refuses a runroot of more than 50 characters."""
-    with tempfile.TemporaryDirectory(prefix="it-") as name:
-        made = Store(Path(name))
-        try:
-            yield made
-        finally:
-            made.run("rm", "--all", "--force", "--time", "0")
-            subprocess.run(["umount", "--lazy", f"{name}/root/overlay"], check=False, capture_output=True)
+    name = tempfile.mkdtemp(prefix="it-")
+    made = Store(Path(name))
+    try:
+        yield made
+    finally:
+        made.run("rm", "--all", "--force", "--time", "0")
+        subprocess.run(["umount", "--lazy", f"{name}/root/overlay"], check=False, capture_output=True)
+        deadline = time.monotonic() + 20
+        while Path(name).exists():  # a mount can be busy for a moment in a namespace that is starting
+            shutil.rmtree(name, ignore_errors=time.monotonic() < deadline)
 
 
 @pytest.fixture

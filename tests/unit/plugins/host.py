@@ -18,7 +18,7 @@ from typing import Any
 
 from ansible_collections.openshell.sandbox.plugins.module_utils import container_converge
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import ContainerSpec, Volume
-from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError, Result
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, Result
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
 from fake_podman import answer, refresh
 
@@ -45,13 +45,8 @@ INFO: Json = {
 class Direct(Podman):
     """The same podman without a process for each call: for what is beside the point of a test, and there are many."""
 
-    def run(
-        self, args: Sequence[str], stdin: bytes | None = None, check: bool = True, timeout: float | None = None
-    ) -> Result:
-        result = Result(*answer(self.executable, list(args), stdin or b""))
-        if check and result.rc != 0:
-            raise PodmanError(args[0], result.rc, result.stderr)
-        return result
+    def _once(self, args: Sequence[str], stdin: bytes | None, timeout: float | None) -> Result:
+        return Result(*answer(self.executable, list(args), stdin or b""))
 
 
 class Host:

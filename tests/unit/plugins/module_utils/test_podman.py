@@ -47,9 +47,8 @@ def test_those_that_exist_are_found_among_those_that_do_not(host: Host) -> None:
 @pytest.mark.parametrize(
     "stderr",
     [
-        "Error: database is locked",
         "Error: open /var/lib/containers/storage/libpod/bolt_state.db: no such file or directory",
-        "Error: no such container x\nError: database is locked",
+        "Error: no such container x\nError: database is corrupt",
         'time="x" level=error msg="no such container x"',
         "",
     ],
@@ -299,31 +298,6 @@ def test_one_that_stands_is_watched_for_its_time(host: Host) -> None:
     assert len(host.calls("container inspect")) > looks
 
 
-def test_a_busy_removal_is_tried_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_container(host)
-    monkeypatch.setattr("ansible_collections.openshell.sandbox.plugins.module_utils.podman.REMOVE_PAUSE", 0.01)
-    host.fail("rm", "Error: unmounting: device or resource busy", times=2)
-    assert host.podman.remove_container("one", 3) is True
-    assert host.calls("rm") == [["rm", "--force", "--time", "3", "--volumes", "one"]] * 3
-    assert host.podman.remove_container("one") is False
-
-
-def test_a_busy_removal_has_an_end_and_another_error_is_told_at_once(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_container(host)
-    monkeypatch.setattr("ansible_collections.openshell.sandbox.plugins.module_utils.podman.REMOVE_PAUSE", 0.01)
-    monkeypatch.setattr("ansible_collections.openshell.sandbox.plugins.module_utils.podman.REMOVE_ATTEMPTS", 3)
-    host.fail("rm", "Error: device or resource busy", times=3)
-    with pytest.raises(PodmanError, match="busy"):
-        host.podman.remove_container("one")
-    assert len(host.calls("rm")) == 3
-    host.fail("rm", "Error: out of order", times=1)
-    with pytest.raises(PodmanError, match="out of order"):
-        host.podman.remove_container("one")
-    assert len(host.calls("rm")) == 4
-
-
 def test_a_removal_that_was_busy_and_then_done_was_there(host: Host) -> None:
     host.fail("rm", "Error: device or resource busy", times=1)
     host.fail("rm", "Error: no such container one", times=1)
@@ -367,6 +341,108 @@ def test_volumes_are_made_once(host: Host) -> None:
     assert host.podman.ensure_volume("vol", LABELS) is False
     assert [found["Name"] for found in host.podman.volumes("openshell.managed=true")] == ["vol"]
     assert host.podman.volumes("openshell.managed=false") == []
+
+
+# -- again ---------------------------------------------------------------------------------------------------------
+
+BUSY = "Error: unmounting: device or resource busy"
+PASSING = [
+    BUSY,
+    'Error: replacing mount point "/var/lib/x": resource busy',
+    "Error: given PID did not die within timeout: container one could not be stopped",
+    "Error: open /proc/4711/stat: no such file or directory",
+    "Error: sending signal to container: no such process",
+    "Error: layer not known",
+    "Error: database is locked",
+]
+REPEATED = [
+    "rm --force --time 10 --volumes one",
+    "container inspect one",
+    "network inspect one",
+    "network rm one",
+    "volume rm one",
+    "secret rm one",
+    "rmi one",
+    "stop one",
+    "ps --all --format json",
+    "volume ls --format json",
+    "network ls --format json",
+]
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ansible_collections.openshell.sandbox.plugins.module_utils.podman.PAUSE", 0.0)
+
+
+def make_one_of_each(host: Host) -> None:
+    host.direct.ensure_internal_network("one", LABELS)
+    host.direct.ensure_volume("one", LABELS)
+    host.direct.create_secret("one", b"x", LABELS)
+    host.direct.ensure_internal_network("net", LABELS)
+    host.direct.run(["create", "--name", "one", *SPECIMEN[2:]])
+
+
+@pytest.mark.parametrize("stderr", PASSING)
+@pytest.mark.parametrize("command", REPEATED)
+def test_what_passes_is_waited_for(host: Host, no_pause: None, command: str, stderr: str) -> None:
+    make_one_of_each(host)
+    before = len(host.calls(command))
+    host.fail(command, stderr, times=2)
+    result = host.direct.run(command.split())
+    assert (result.rc, result.tries, len(host.calls(command)) - before) == (0, 3, 3)
+
+
+@pytest.mark.parametrize("command", ["kill --signal HUP one", "rename one two", "cp - one:/", "create --name two"])
+def test_what_cannot_be_repeated_is_not(host: Host, no_pause: None, command: str) -> None:
+    make_one_of_each(host)
+    host.fail(command, BUSY)
+    with pytest.raises(PodmanError, match="busy"):
+        host.direct.run(command.split())
+    assert len(host.calls(command)) == 1
+
+
+def test_what_does_not_pass_is_told_at_once_and_waiting_has_an_end(
+    host: Host, no_pause: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_one_of_each(host)
+    monkeypatch.setattr("ansible_collections.openshell.sandbox.plugins.module_utils.podman.ATTEMPTS", 3)
+    host.fail("rm", "Error: out of order")
+    with pytest.raises(PodmanError, match=r"podman rm failed .*out of order"):
+        host.direct.remove_container("one")
+    assert len(host.calls("rm")) == 1
+    host.fail("network rm", BUSY, times=3)
+    with pytest.raises(PodmanError, match=r"podman network rm failed .*busy"):
+        host.direct.remove_network("one")
+    assert len(host.calls("network rm")) == 3
+
+
+@pytest.mark.parametrize("listing", ["ps", "network ls", "volume ls"])
+def test_a_listing_is_not_upset_by_what_goes_away_meanwhile(host: Host, no_pause: None, listing: str) -> None:
+    host.fail(listing, "Error: no volume with name x found: no such volume")
+    assert host.direct.json([*listing.split(), "--format", "json"]) == []
+
+
+def test_what_was_not_made_is_made_again_and_what_was_made_is_not(host: Host, no_pause: None) -> None:
+    locked = "Error: database is locked"
+    for beginning in ("network create", "volume create", "secret create"):
+        host.fail(beginning, locked)
+    make_one_of_each(host)
+    found = [len(host.calls(f"{kind} create")) for kind in ("network", "volume", "secret")]
+    assert found == [3, 2, 2]  # two networks
+    host.fail("create", locked)
+    with pytest.raises(PodmanError, match="locked"):
+        host.direct.run(["create", "--name", "one"], unmade=lambda: host.direct.container("one") is None)
+
+
+def test_an_image_that_is_not_there_was_not_removed(host: Host) -> None:
+    host.fail("rmi", "Error: 1 error occurred:\n\t* one: image not known")
+    assert host.direct.remove_image("one") is False
+    host.fail("rmi", "Error: one: image not known")
+    assert host.direct.remove_image("one") is False
+    host.fail("rmi", "Error: 1 error occurred:\n\t* image is in use by a container")
+    with pytest.raises(PodmanError, match="in use"):
+        host.direct.remove_image("one")
 
 
 # -- the lock ------------------------------------------------------------------------------------------------------

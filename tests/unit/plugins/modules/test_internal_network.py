@@ -69,9 +69,9 @@ def test_refusals(host: Host) -> None:
     assert "exists and is not an internal network without DNS; remove it" in host.refusal(
         "internal_network", sandbox_name="demo"
     )
-    host.fail("network inspect", "Error: database is locked", times=9)
+    host.fail("network inspect", "Error: database is corrupt", times=9)
     assert host.refusal("internal_network", sandbox_name="demo") == (
-        "podman network inspect failed (125): database is locked"
+        "podman network inspect failed (125): database is corrupt"
     )
 
 
