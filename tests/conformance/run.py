@@ -386,7 +386,7 @@ def rendered(
 ) -> str:
     """The head that goes to the destination, as the relay writes it."""
     fields = access(env).fields(forwarded_fields(entrance, head, origin))
-    return upstream_head(head, target, fields, websocket_upgrade(head)).decode("latin-1")
+    return upstream_head(head, target, fields, websocket_upgrade(head), entrance == "forward").decode("latin-1")
 
 
 def forward_request_rewrite(case: Case) -> None:

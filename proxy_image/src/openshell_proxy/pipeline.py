@@ -158,8 +158,10 @@ class Pipeline:
             passage = Passage(generation.vault, place, head, decision.credentials, self._post)
             target, fields = await passage.head(target, fields, body)
 
+            once = event.entrance == "forward"  # as in OpenShell (spec 2.4): no answer can be taken for another's
+
             async def connect(fresh: bool) -> UpstreamStream:
-                return await self.pool.connect(origin, addresses, fresh)
+                return await self.pool.connect(origin, addresses, fresh or once)
 
             event.allowed = True
             if decision.message_policy or decision.credentials.websocket_rewrite:
@@ -171,7 +173,7 @@ class Pipeline:
 
             exchange = Exchange(
                 client, head, target, fields, connect, self.pool, event, upgraded,
-                messages.open if messages else None, changes=passage.changes,
+                messages.open if messages else None, changes=passage.changes, once=once,
             )  # fmt: skip
             return await exchange.run()
         except Refusal as refusal:

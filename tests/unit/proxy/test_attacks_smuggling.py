@@ -103,7 +103,7 @@ async def test_an_answer_without_content_frames_none(world: World, field: str) -
 
     there = await world.origin(origin)
     await world.start(rest(there.port))
-    client = await world.client()
+    client = await world.tunnel(there.port, tls=False)
     await client.send(request(there.port))
     assert await client.head() == (204, {})
     await client.send(request(there.port, path="/next"))

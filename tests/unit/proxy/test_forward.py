@@ -32,7 +32,35 @@ async def test_absolute_form_reaches_the_origin_in_origin_form(world: World) -> 
     assert (await client.response()).body == b"ok"
     line, fields, _ = seen[0]
     assert line == "GET /b?q=1 HTTP/1.1"
-    assert fields == {"host": f"{HOST}:{there.port}", "via": "1.1 openshell-sandbox"}
+    assert fields == {"host": f"{HOST}:{there.port}", "via": "1.1 openshell-sandbox", "connection": "close"}
+
+
+async def test_a_forwarded_request_has_a_connection_of_its_own(world: World) -> None:  # spec 2.4
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    client = await world.client()
+    for number in (1, 2):  # the client's connection stays; an origin that keeps its own does so for nothing
+        await client.send(get(there.port))
+        assert (await client.response()).headers.get("connection") is None
+        assert there.connections == number
+
+
+async def test_the_origin_closes_a_connection_that_carries_nothing_more(world: World) -> None:
+    ended = asyncio.Event()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(answer())
+        assert await reader.read() == b""  # here the sidecar has waited for us in vain
+        ended.set()
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    assert (await client.response()).body == b"ok"
+    assert not ended.is_set()
+    await asyncio.wait_for(ended.wait(), 10)
 
 
 async def test_each_request_of_a_connection_is_judged(world: World) -> None:
@@ -64,7 +92,7 @@ async def test_connections_to_the_origin_are_kept(world: World) -> None:
     there = await world.origin(hello)
     await world.start(rest(there.port))
     for _ in range(3):
-        client = await world.client()
+        client = await world.tunnel(there.port, tls=False)
         await client.send(get(there.port))
         assert (await client.response()).status == 200
         client.close()
@@ -88,7 +116,7 @@ async def test_a_kept_connection_that_just_ended_is_asked_again_only_where_repea
 
     there = await world.origin(origin)
     await world.start(rest(there.port))
-    client = await world.client()
+    client = await world.tunnel(there.port, tls=False)
     await client.send(get(there.port))
     assert (await client.response()).status == 200
     await client.send(get(there.port, "/", method))
@@ -105,7 +133,7 @@ async def test_bytes_nobody_asked_for_never_answer_the_next_request(world: World
 
     there = await world.origin(origin)
     await world.start(rest(there.port))
-    client = await world.client()
+    client = await world.tunnel(there.port, tls=False)
     await client.send(get(there.port))
     assert (await client.response()).body == b"first"
     await client.send(get(there.port))
@@ -167,7 +195,7 @@ async def test_responses_without_a_body_keep_the_connection(world: World, method
 
     there = await world.origin(origin)
     await world.start(rest(there.port))
-    client = await world.client()
+    client = await world.tunnel(there.port, tls=False)
     await client.send(get(there.port, "/", method))
     await client.response(method)
     await client.send(get(there.port, "/next"))

@@ -116,7 +116,7 @@ async def test_a_request_that_came_behind_an_answer_under_way_is_answered(world:
 async def test_the_same_policy_again_closes_nothing(world: World) -> None:
     there = await world.origin(hello)
     await world.start(rest(there.port))
-    client = await world.client()
+    client = await world.tunnel(there.port, tls=False)
     await client.send(get(there.port))
     assert (await client.response()).status == 200
     report = world.reload(rest(there.port))

@@ -53,10 +53,12 @@ class Judged(Protocol):
 OpenJudged = Callable[[Stream, UpstreamStream, bool], Judged]
 
 
-def upstream_head(head: RequestHead, target: str, fields: list[Header], upgrade: bool) -> bytes:
-    """The head that the destination gets."""
+def upstream_head(head: RequestHead, target: str, fields: list[Header], upgrade: bool, once: bool) -> bytes:
+    """The head that the destination gets; *once*: no other request follows on that connection."""
     if upgrade:
         fields = [*fields, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    elif once:
+        fields = [*fields, (b"Connection", b"close")]
     return render_head(f"{head.method} {target} HTTP/1.{head.minor}".encode("ascii"), fields)
 
 
@@ -94,6 +96,7 @@ class Exchange:
     changes: Changes | None = None
     recoder: Recoder | None = None
     early: bytes = b""  # what of the body goes with the head
+    once: bool = False  # whether the connection to the destination carries this request alone
 
     async def run(self) -> bool:
         """Do it; True when the client's connection can carry another request.
@@ -162,7 +165,7 @@ class Exchange:
         if self.recoder is not None:
             length = (b"Content-Length", b"%d" % len(self.early))
             fields = reframed(fields, CHUNKED if self.recoder.chunked else length)
-        return upstream_head(self.head, self.target, fields, upgrade) + self.early
+        return upstream_head(self.head, self.target, fields, upgrade, self.once) + self.early
 
     def _sent_on(self, body: Body) -> bytes:
         """What goes to the destination of the body's bytes that are here."""
@@ -198,10 +201,12 @@ class Exchange:
                 sending.cancel()
             if not finished:
                 upstream.abort()
-        if not keep[1] or not body.done:
+        if not body.done:
             upstream.close()
-        else:
+        elif keep[1]:
             self.pool.keep(upstream)
+        else:
+            self.pool.leave(upstream)
         return keep[0] and body.done
 
     async def _upload(self, upstream: UpstreamStream, body: Body) -> None:
@@ -264,7 +269,7 @@ class Exchange:
         """Relay the response; (client stays, upstream stays)."""
         framing = self._framing(head)
         keep_client = framing.kind != "eof" and self.head.minor == 1 and self.head.persistent() and not self.client.last
-        keep_upstream = framing.kind != "eof" and head.persistent()
+        keep_upstream = framing.kind != "eof" and head.persistent() and not self.once
         answer = self._answer(head)
         body, recoder, fields = response_recoder(framing, answer, self.head.minor)
         if not keep_client:

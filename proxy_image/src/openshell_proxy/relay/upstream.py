@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from openshell_proxy.relay.http2 import Side
     from openshell_proxy.relay.http2_upstream import Upstream
 
+LEAVE_SECONDS = 1.0
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
@@ -44,6 +46,7 @@ class UpstreamStream(Stream):
         self.reused = False
         self.idle_since = 0.0
         self.pool: Pool | None = None
+        self.leaving: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         if self.pool is not None:
@@ -165,6 +168,18 @@ class Pool:
         if self._sweep is None:
             self._sweep = loop.call_later(self.limits.pool_idle, self._drop_old)
 
+    def leave(self, stream: UpstreamStream) -> None:
+        """Close a connection that carries no other request, once its peer does so or soon.
+
+        Whoever closes first keeps the pair of ports for a minute (RFC 9293, 3.6.1). Here thousands of requests to one
+        destination would run out of them.
+        """
+        if stream.ended or stream.buffer:
+            stream.close()
+            return
+        stream.pool, stream.on_lost = self, None
+        stream.leaving = asyncio.get_running_loop().call_later(LEAVE_SECONDS, self.drop, stream)
+
     def _drop_old(self) -> None:
         """Close what has been idle for too long, and look again when the next one will have been."""
         self._sweep = None
@@ -187,6 +202,8 @@ class Pool:
 
     def drop(self, stream: UpstreamStream) -> None:
         self._forget(stream)
+        if stream.leaving is not None:
+            stream.leaving.cancel()
         stream.close()
 
     def renew(self, tls: UpstreamTls, dialer: Dialer) -> None:
