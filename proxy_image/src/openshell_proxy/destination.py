@@ -137,10 +137,27 @@ def judge(address: Address, port: int, mode: Mode, decision: Decision, own: Sequ
         raise DestinationError(mode.value, f"blocked control-plane port {port}")
     listed = mode in (Mode.EXPLICIT_ALLOWED_IPS, Mode.TRUSTED_GATEWAY_ALIAS)
     if listed and not within(real, decision.allowed_ips):
-        raise DestinationError(mode.value, "the name leads to an address that is not in allowed_ips")
+        where = "in allowed_ips" if mode is Mode.EXPLICIT_ALLOWED_IPS else "the trusted gateway of the host"
+        raise DestinationError(mode.value, f"the name leads to an address that is not {where}")
 
 
 Judge = Callable[[Address, int, Mode, Decision, Sequence[Network]], None]
+
+
+def judge_all(
+    found: Sequence[str], port: int, mode: Mode, decision: Decision, own: Sequence[Network], judge_one: Judge = judge
+) -> tuple[str, ...]:
+    """The addresses to dial, in order. Raises :class:`DestinationError` if there is none, or one is refused.
+
+    One address that fails refuses the whole: an attacker's answer that mixes good and bad gains nothing.
+    """
+    if not found:
+        raise DestinationError("the name does not resolve: no address")
+    addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
+    for one in addresses:
+        judge_one(one, port, mode, decision, own)
+    real = [unwrap(one) for one in addresses]
+    return tuple(str(one) for one in sorted(real, key=lambda one: one.version))
 
 
 class Guard:
@@ -162,10 +179,7 @@ class Guard:
         self._judged: dict[tuple[object, ...], tuple[str, ...]] = {}
 
     async def pin(self, intent: Intent, decision: Decision) -> tuple[str, ...]:
-        """The validated addresses in dial order. Raises :class:`DestinationError` if any address is refused.
-
-        One address that fails refuses the whole: an attacker's answer that mixes good and bad gains nothing.
-        """
+        """The validated addresses in dial order. Raises :class:`DestinationError` if any address is refused."""
         alias = is_gateway_alias(intent.host) and self.trusted_gateway is None
         if alias or is_metadata_host(intent.host) or intent.host == "localhost":
             raise DestinationError("internal address")
@@ -177,22 +191,14 @@ class Guard:
             found = (intent.host,) if address is not None else await self.resolver.resolve(intent.host)
         except ResolveError as error:
             raise DestinationError(f"the name does not resolve: {error}") from None
-        if not found:
-            raise DestinationError("the name does not resolve: no address")
         # All that a judgement hangs on; a refusal is not kept.
         facts = (found, intent.port, mode, decision.allowed_ips)
         if (judged := self._judged.get(facts)) is None:
             if len(self._judged) >= JUDGED:
                 self._judged.clear()
-            judged = self._judged[facts] = self._judge_all(found, intent.port, mode, decision)
+            judged = judge_all(found, intent.port, mode, decision, self.own_networks, self._judge)
+            self._judged[facts] = judged
         return judged
-
-    def _judge_all(self, found: Sequence[str], port: int, mode: Mode, decision: Decision) -> tuple[str, ...]:
-        addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
-        for one in addresses:
-            self._judge(one, port, mode, decision, self.own_networks)
-        real = [unwrap(one) for one in addresses]
-        return tuple(str(one) for one in sorted(real, key=lambda one: one.version))
 
 
 def connected_networks(path: str = "/proc/net/route") -> tuple[IPv4Network, ...]:

@@ -37,12 +37,14 @@ PRESETS = tuple(_HTTP_PRESETS)
 
 
 def preset_rules(protocol: str, access: str, line: int) -> tuple[Rule, ...]:
-    """What an ``access`` preset stands for (spec 1.12); () for a name that is none."""
+    """What an ``access`` preset stands for (spec 1.12); () for a name that is none, or a protocol that has none."""
     if protocol == "graphql":
         return tuple(
             Rule(line=line, text=f"{kind} *", authored={"operation_type": kind}, kind="graphql", operation_type=kind)
             for kind in _GRAPHQL_PRESETS.get(access, ())
         )
+    if protocol in ("json-rpc", "mcp"):
+        return ()
     methods = (_WEBSOCKET_PRESETS if protocol == "websocket" else _HTTP_PRESETS).get(access, ())
     return tuple(
         Rule(
