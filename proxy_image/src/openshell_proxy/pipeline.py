@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from openshell_proxy.audit import Audit, Event
@@ -22,12 +22,13 @@ from openshell_proxy.credentials.rewrite import Access
 from openshell_proxy.credentials.vault import Vault
 from openshell_proxy.destination import DestinationError, Guard
 from openshell_proxy.messages import Messages
+from openshell_proxy.overrides import other_readings
 from openshell_proxy.policy import Decision, Intent, Policy
 from openshell_proxy.refusal import Refusal, denied_connection, denied_destination, denied_request
 from openshell_proxy.relay.dialer import Dialer
 from openshell_proxy.relay.exchange import Broken, Exchange
 from openshell_proxy.relay.form import post_form
-from openshell_proxy.relay.http1 import Header, RequestHead, h2c_upgrade
+from openshell_proxy.relay.http1 import Head, Header, RequestHead, h2c_upgrade
 from openshell_proxy.relay.inspect import read_body
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.upstream import Origin, Pool, UpstreamStream
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 OnNewGeneration = Callable[["Generation"], None]
 ReadBody = Callable[[int], Awaitable[bytes]]
+Named = Mapping[bytes, Sequence[bytes]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,18 +105,20 @@ class Pipeline:
         return Assemblies(self.limits.messages)
 
     async def admit(
-        self, intent: Intent, event: Event, body: ReadBody | None = None
+        self, intent: Intent, event: Event, body: ReadBody | None = None, named: Named | None = None
     ) -> tuple[Decision, tuple[str, ...]]:
         """The decision and the validated addresses. Raises :class:`Refusal`; *event* gets what was found.
 
         *body* reads the request's body, up to a limit, where the policy needs it for a decision; without it that is a
-        refusal.
+        refusal. *named* are the request's fields, lower-case name → values.
         """
         decision = self.generation.policy.decide(intent)
         if decision.body_limit and not decision.allowed and intent.request is not None and body is not None:
             read = await body(decision.body_limit)
             intent = dataclasses.replace(intent, request=dataclasses.replace(intent.request, body=read))
             decision = self.generation.policy.decide(intent)
+        if named is not None and decision.allowed and decision.inspects:
+            intent, decision = self._as_overridden(intent, decision, named)
         event.decided(decision)
         if not decision.allowed:
             raise _denied(intent, decision)
@@ -124,6 +128,24 @@ class Pipeline:
             event.engine = "ssrf"
             what = intent.request.method if intent.request else "CONNECT"
             raise denied_destination(what, intent.host, intent.port, error.reason, error.why) from None
+
+    def _as_overridden(self, intent: Intent, decision: Decision, named: Named) -> tuple[Intent, Decision]:
+        """The first other reading of an allowed request that is not allowed, or else the request's own decision."""
+        generation = self.generation
+        judges_messages, secrets = decision.message_policy, generation.vault.site(intent.host, intent.port)
+        for other in other_readings(intent, named, decision.allow_encoded_slash):
+            found = generation.policy.decide(other)
+            if not found.allowed:
+                return other, found
+            if judges_messages or found.message_policy:
+                detail = "a WebSocket whose messages are judged is opened as what it is, without an overriding header"
+                raise Refusal(403, "policy_denied", detail)
+            if secrets is not None and _target(other) != _target(intent):
+                detail = "secrets are bound to paths of this host, so no header may name another one"
+                raise Refusal(403, "credential_endpoint_mismatch", detail)
+            if found.audited and not decision.audited:
+                decision = dataclasses.replace(decision, audited=True, reason=found.reason)
+        return intent, decision
 
     def guards_credentials(self, host: str, port: int, decision: Decision) -> bool:
         """Whether nothing may pass to this place unseen, because credentials are bound to it (spec 2.3)."""
@@ -151,7 +173,7 @@ class Pipeline:
         try:
             self.under_way.begin(event)
             body = functools.partial(read_body, client, head, fields)
-            decision, addresses = await self.admit(intent, event, body)
+            decision, addresses = await self.admit(intent, event, body, head.named)
             if decision.inspects and h2c_upgrade(head):
                 raise Refusal(403, "unsupported_l7_protocol", "h2c cannot be inspected; use HTTP/1.1")
             place = (origin.host, origin.port, intent.request.path)
@@ -206,7 +228,7 @@ class Pipeline:
         try:
             self.under_way.begin(event)
             self.under_way.follow(event, passed)
-            decision, addresses = await self.admit(intent, event)
+            decision, addresses = await self.admit(intent, event, named=Head(1, fields).named)
             if not generation.relays_http2(intent.host, intent.port) or decision.credentials.body_rewrite:
                 where = f"{intent.host}:{intent.port}"
                 detail = f"credentials are put in and bodies are judged for {where} over HTTP/1.1 only"
@@ -235,6 +257,11 @@ class Pipeline:
         late = Refusal(504, "upstream_timeout", f"{intent.host}:{intent.port} did not answer: {event.reason}")
         event.refused(late)
         return late
+
+
+def _target(intent: Intent) -> tuple[str, Mapping[str, Sequence[str]]]:
+    assert intent.request is not None
+    return intent.request.path, intent.request.query
 
 
 def _refused(event: Event, refusal: Refusal) -> None:

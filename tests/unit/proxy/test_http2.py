@@ -200,6 +200,17 @@ async def test_each_stream_is_judged_and_a_refusal_leaves_the_others(two: Two) -
     assert two.there.connections == 1
 
 
+async def test_a_method_that_a_header_names_is_judged_too(two: Two) -> None:
+    port = await two.start(access="read-write")
+    peer = await two.peer(port)
+    refused = peer.ask(head(port, b"/x", b"POST", (b"x-http-method-override", b"DELETE")))
+    passed = peer.ask(head(port, b"/x", b"POST", (b"x-http-method-override", b"PUT")))
+    for stream in (refused, passed):
+        await peer.over(stream)
+    assert peer.json(refused)["method"] == "DELETE"
+    assert [peer.heads[stream][0][b":status"] for stream in (refused, passed)] == [b"403", b"200"]
+
+
 @pytest.mark.parametrize(
     ("change", "status"),
     [
