@@ -60,16 +60,16 @@ class Messages:
         if self._socket is not None:
             self._socket.stop(*RELOADED)
 
-    def _admit(self, _text: bytes) -> Decision:
+    async def _admit(self, _text: bytes) -> Decision:
         """What admitted the WebSocket admits its messages."""
         return self._decision
 
-    def _judge(self, text: bytes) -> Decision:
+    async def _judge(self, text: bytes) -> Decision:
         """One message's decision and its line in the audit log; nothing of the text is in either."""
         asked, upgrade = self._intent, self._intent.request
         assert upgrade is not None
         request = Request(MESSAGE, upgrade.path, upgrade.query, text)
-        decision = self._policy.decide(Intent(asked.host, asked.port, request))
+        decision = await self._pipeline.decide(self._policy, Intent(asked.host, asked.port, request))
         event = Event(self._event.entrance, decision.allowed, asked.host, asked.port, MESSAGE, upgrade.path)
         event.decided(decision)
         event.bytes_out = len(text)

@@ -13,6 +13,7 @@ import asyncio
 import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from openshell_proxy.audit import Audit, Event
@@ -23,7 +24,7 @@ from openshell_proxy.credentials.vault import Vault
 from openshell_proxy.destination import DestinationError, Guard
 from openshell_proxy.messages import Messages
 from openshell_proxy.overrides import other_readings
-from openshell_proxy.policy import Decision, Intent, Policy
+from openshell_proxy.policy import Decision, Intent, Policy, Request
 from openshell_proxy.refusal import Refusal, denied_connection, denied_destination, denied_request
 from openshell_proxy.relay.dialer import Dialer
 from openshell_proxy.relay.exchange import Broken, Exchange
@@ -38,6 +39,8 @@ from openshell_proxy.under_way import UnderWay
 
 if TYPE_CHECKING:
     from openshell_proxy.relay.websocket import Assemblies
+
+PARSED_AT_ONCE = 512
 
 OnNewGeneration = Callable[["Generation"], None]
 ReadBody = Callable[[int], Awaitable[bytes]]
@@ -104,6 +107,16 @@ class Pipeline:
 
         return Assemblies(self.limits.messages)
 
+    @functools.cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "judge")
+
+    async def decide(self, policy: Policy, intent: Intent) -> Decision:
+        """What *policy* says. A thread parses what takes long, one at a time: others are served meanwhile."""
+        if _to_parse(intent.request) <= PARSED_AT_ONCE:
+            return policy.decide(intent)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, policy.decide, intent)
+
     async def admit(
         self, intent: Intent, event: Event, body: ReadBody | None = None, named: Named | None = None
     ) -> tuple[Decision, tuple[str, ...]]:
@@ -112,11 +125,11 @@ class Pipeline:
         *body* reads the request's body, up to a limit, where the policy needs it for a decision; without it that is a
         refusal. *named* are the request's fields, lower-case name → values.
         """
-        decision = self.generation.policy.decide(intent)
+        decision = await self.decide(self.generation.policy, intent)
         if decision.body_limit and not decision.allowed and intent.request is not None and body is not None:
             read = await body(decision.body_limit)
             intent = dataclasses.replace(intent, request=dataclasses.replace(intent.request, body=read))
-            decision = self.generation.policy.decide(intent)
+            decision = await self.decide(self.generation.policy, intent)
         if named is not None and decision.allowed and decision.inspects:
             intent, decision = self._as_overridden(intent, decision, named)
         event.decided(decision)
@@ -257,6 +270,13 @@ class Pipeline:
         late = Refusal(504, "upstream_timeout", f"{intent.host}:{intent.port} did not answer: {event.reason}")
         event.refused(late)
         return late
+
+
+def _to_parse(request: Request | None) -> int:
+    """How many bytes there are to parse before a decision, at most; a GET may bring a GraphQL document in its query."""
+    if request is None:
+        return 0
+    return len(request.body or b"") + sum(map(len, request.query.get("query", ())))
 
 
 def _target(intent: Intent) -> tuple[str, Mapping[str, Sequence[str]]]:

@@ -304,3 +304,15 @@ def test_graphql_is_not_loaded_until_a_document_is_read() -> None:
 
     code = "import sys, openshell_proxy.server; sys.exit('graphql' in sys.modules or 'jmespath' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_graphql_message_has_the_limit_of_a_graphql_body() -> None:
+    rules = [{"allow": {"method": "GET", "path": "/ws"}}, {"allow": {"operation_type": "query"}}]
+    policy = load("websocket", rules=rules, graphql_max_body_bytes=100)
+
+    def asked(padding: int) -> Decision:
+        text = json.dumps({"type": "subscribe", "id": "1", "payload": {"query": "{a}" + " " * padding}})
+        return ask(policy, text.encode(), "WEBSOCKET_TEXT", "/ws")
+
+    assert asked(0).allowed
+    assert asked(100).reason == "the message is too large to be judged"

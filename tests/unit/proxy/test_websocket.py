@@ -716,7 +716,7 @@ async def relayed(
     sink = Sink(origin)
     Sink(client)
 
-    def judge(text: bytes) -> Decision:
+    async def judge(text: bytes) -> Decision:
         judged.append(text)
         return Decision(True)
 
@@ -760,7 +760,7 @@ async def test_a_judge_that_fails_lets_nothing_through() -> None:
     client, origin = Stream(), Stream()
     near, far = Sink(client), Sink(origin)
 
-    def judge(text: bytes) -> Decision:
+    async def judge(text: bytes) -> Decision:
         raise LookupError
 
     relay = JudgedWebSocket(client, origin, judge, SMALL, Assemblies(SMALL), False)

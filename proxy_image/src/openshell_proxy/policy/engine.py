@@ -99,6 +99,8 @@ class Policy:
 
 def compile_policy(document: Document, digest: str = "", notices: Iterable[str] = ()) -> Policy:
     """The policy of a document that was found good."""
+    if any(endpoint.protocol == "graphql" or endpoint.carries_graphql for endpoint in document.endpoints):
+        import graphql.language  # noqa: F401  now, so that no request waits for it
     exact: dict[Key, list[Endpoint]] = {}
     wild: dict[Key, dict[str, list[Endpoint]]] = {}
     any_host: dict[int, list[Endpoint]] = {}

@@ -104,13 +104,12 @@ def _encode(segment: bytes) -> str:
 
 def parse_query(raw: str) -> dict[str, tuple[str, ...]]:
     """Key → values in order (spec 1.16); a bad triplet or bytes that are not UTF-8 refuse the request."""
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[str]] = {}
     for piece in raw.split("&"):
         if piece:
             key, _, value = piece.partition("=")
-            name = _decode_component(key)
-            found[name] = (*found.get(name, ()), _decode_component(value))
-    return found
+            found.setdefault(_decode_component(key), []).append(_decode_component(value))
+    return {key: tuple(values) for key, values in found.items()}
 
 
 def _decode_component(text: str) -> str:

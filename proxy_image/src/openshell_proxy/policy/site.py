@@ -57,6 +57,7 @@ class Group:
             for endpoint in endpoints
         ]
         self.body_limit = min(limits) if self.protocol in _BODY_PROTOCOLS else 0
+        self.message_limit = min(limits) if self.protocol == "websocket" and self.graphql else 0
         self.credentials = first.credentials
         self._connection = connection = dataclasses.replace(connection, credentials=first.credentials)
         owners = {id(rule): endpoint for endpoint in endpoints for rule in (*endpoint.rules, *endpoint.deny_rules)}
@@ -289,11 +290,13 @@ class Site:
         governing = next((one for one in self.groups if one.route is None or one.route.fullmatch(path)), None)
         if governing is None:
             return self._refused(None, Denial(f"{request.method} {path} did not match an L7 endpoint path"))
-        if governing.body_limit and governing.reads(request) and request.parsed is None:
+        limit = governing.body_limit or governing.message_limit
+        if limit and governing.reads(request) and request.parsed is None:
             if request.body is None and request.method == "POST":
                 return governing.need_body
-            if request.body is not None and len(request.body) > governing.body_limit:
-                return self._refused(governing, Denial("the request's body is too large to be judged", enforced=True))
+            if request.body is not None and len(request.body) > limit:
+                what = "message" if request.method == MESSAGE else "request's body"
+                return self._refused(governing, Denial(f"the {what} is too large to be judged", enforced=True))
         if request.method == MESSAGE and request.body is None and request.parsed is None:
             return self._refused(governing, Denial(f"{request.method} is not a method of HTTP", enforced=True))
         parsed = governing.parse(request)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NoReturn, Protocol
 
 from websockets.exceptions import PayloadTooBig
@@ -39,7 +39,7 @@ class Verdict(Protocol):
     def reason(self) -> str: ...
 
 
-Judge = Callable[[bytes], Verdict]
+Judge = Callable[[bytes], Awaitable[Verdict]]
 Rewrite = Callable[[bytes], bytes | None]
 
 
@@ -280,7 +280,9 @@ class JudgedWebSocket:
                 text.decode()
             except UnicodeDecodeError:
                 raise _Refused(CloseCode.INVALID_DATA, "the text is not UTF-8") from None
-            verdict = self._judge(text)
+            verdict = await self._judge(text)
+            if self._over.done():  # stopped meanwhile: the verdict may be that of an old policy
+                return
             if not verdict.allowed:
                 raise _Refused(CloseCode.POLICY_VIOLATION, f"policy_denied: {verdict.reason}")
             admitted = text if self._rewrite is None else self._rewrite(text)
