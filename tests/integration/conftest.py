@@ -93,6 +93,7 @@ class Origin:
         self.services = {
             "git": services.git(directory / "git", self.address, self.context),
             "events": services.events(self.address, self.context),
+            "uploads": services.uploads(self.address, self.context),
             "websocket": services.websocket(self.address, self.context),
             "rpc": services.rpc(self.address, key_file.read_bytes()),
         }

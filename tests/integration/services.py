@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the suite's clients talk to, on this host: git over HTTP, an event stream, WebSocket echo, gRPC. All with TLS."""
+"""What the suite's clients talk to, on this host: git over HTTP, an event stream, WebSocket echo, gRPC, uploads. All with TLS."""
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import os
 import ssl
@@ -96,6 +97,34 @@ class EventHandler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
 
+class UploadHandler(http.server.BaseHTTPRequestHandler):
+    """Answers a PUT with the SHA-256 of what it got, in hexadecimal; gives leave to send first, where asked."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_PUT(self) -> None:
+        digest = hashlib.sha256()
+        for part in self._parts():
+            digest.update(part)
+        content = f"{digest.hexdigest()}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _parts(self) -> Iterator[bytes]:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            yield self.rfile.read(int(self.headers["Content-Length"]))
+            return
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+
 def _https(handler: type[http.server.BaseHTTPRequestHandler], address: str, context: ssl.SSLContext) -> int:
     server = http.server.ThreadingHTTPServer((address, 0), handler)
     server.daemon_threads = True
@@ -114,6 +143,10 @@ def git(directory: Path, address: str, context: ssl.SSLContext) -> int:
 def events(address: str, context: ssl.SSLContext) -> int:
     seen = {number: threading.Event() for number in range(5)}
     return _https(type("Events", (EventHandler,), {"seen": seen}), address, context)
+
+
+def uploads(address: str, context: ssl.SSLContext) -> int:
+    return _https(UploadHandler, address, context)
 
 
 def websocket(address: str, context: ssl.SSLContext) -> int:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Real clients that need more of the interception than a GET: push, events, WebSocket, HTTP/2, gRPC, Node, Java."""
+"""Real clients that need more of the interception than a GET: push, events, WebSocket, HTTP/2, gRPC, Node, uploads."""
 
 from __future__ import annotations
 
@@ -112,22 +112,27 @@ asyncio.run(main())
     assert script(sandbox, "fetch.py", program, "pip install -q aiohttp && python3") == "hello from outside\n"
 
 
-def test_java_fetches(sandbox: str, origin: Origin) -> None:
-    """The JVM reads neither the proxy variables nor the trust variables: it is told in its own words."""
+def test_an_upload_waits_for_leave_and_arrives_whole(sandbox: str, origin: Origin) -> None:
+    """curl would wait ten minutes for the server's 100 before it sends anyway."""
+    url = f"https://{origin.address}:{origin.services['uploads']}/large"
     program = f"""
-import java.net.*;
-import java.net.http.*;
-public class Fetch {{
-    public static void main(String[] a) throws Exception {{
-        String[] proxy = System.getenv("https_proxy").replace("http://", "").split(":");
-        HttpClient client = HttpClient.newBuilder()
-            .proxy(ProxySelector.of(new InetSocketAddress(proxy[0], Integer.parseInt(proxy[1])))).build();
-        URI uri = URI.create("https://{origin.address}:{origin.https}/hello.txt");
-        System.out.print(client.send(HttpRequest.newBuilder(uri).build(), HttpResponse.BodyHandlers.ofString()).body());
-    }}
-}}
-"""
-    install = "apt-get update -q && apt-get install -qy --no-install-recommends openjdk-17-jdk-headless"
-    done = inside(sandbox, "sh", "-c", install)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert script(sandbox, "Fetch.java", program, "java") == "hello from outside\n"
+    set -e
+    head -c 20000000 /dev/urandom > large && sha256sum < large | cut -d' ' -f1
+    curl -sS --http1.1 -H 'Expect: 100-continue' --expect100-timeout 600 -T large {url}
+    curl -sS --http1.1 -H 'Expect: 100-continue' --expect100-timeout 600 -T - {url} < large
+    """
+    mine, counted, chunked = script(sandbox, "upload.sh", program, "sh").split()
+    assert mine == counted == chunked
+
+
+def test_answers_without_a_body(sandbox: str, origin: Origin) -> None:
+    """Three answers that say how long a body would be, and have none, over one connection; whoever waits for it hangs."""
+    url = f"https://{origin.address}:{origin.https}/hello.txt"
+    events = f"https://{origin.address}:{origin.services['events']}/seen/0"
+    told = "%{http_code} %{num_connects} %{size_download};"
+    command = ["curl", "-sS", "-m", "60", "-w", told, "-I", "-o", "/dev/null", url]
+    for more in (["-H", "If-Modified-Since: Fri, 01 Jan 2100 00:00:00 GMT", url], [url]):
+        command += ["--next", "-sS", "-m", "60", "-w", told, "-o", "/dev/null", *more]
+    done = inside(sandbox, *command)
+    assert done.stdout == "200 1 0;304 0 0;200 0 19;", done.stderr
+    assert inside(sandbox, "curl", "-sS", "-m", "60", "-w", told, events).stdout == "204 1 0;"

