@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from loopback import HOST, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
@@ -268,6 +269,67 @@ async def test_an_early_answer_ends_the_upload(world: World) -> None:
     await client.send(get(there.port, "/", "POST", "Content-Length: 1000000000") + b"x" * 1000)
     assert (await client.response()).status == 413
     await client.ended()
+
+
+def leaves(client: Client) -> None:
+    client.close()
+
+
+def half_closes(client: Client) -> None:
+    client.writer.write_eof()
+
+
+def resets(client: Client) -> None:
+    reset(client.writer)
+
+
+@pytest.mark.parametrize("ends", [leaves, half_closes, resets])
+@pytest.mark.parametrize("more", [(), ("Connection: close",)], ids=["keep-alive", "close"])
+@pytest.mark.parametrize(
+    ("framing", "sent"), [("Content-Length: 10", b"12345"), ("Transfer-Encoding: chunked", b"5\r\n12345\r\n")]
+)
+async def test_an_upload_cut_short_is_never_complete_to_the_origin(
+    world: World, framing: str, sent: bytes, more: tuple[str, ...], ends: Callable[[Client], None]
+) -> None:
+    begun, complete = asyncio.Event(), asyncio.Event()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"12345")
+        begun.set()
+        rest_of_it = await reader.read()  # the end, or a reset; an origin that is left waiting never gets here
+        if rest_of_it.strip():
+            complete.set()
+        raise ConnectionResetError
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "POST", framing, *more) + sent)
+    await asyncio.wait_for(begun.wait(), 10)
+    ends(client)
+    await asyncio.wait_for(there.closed.wait(), 10)
+    assert not complete.is_set()
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked", "Connection: close"])
+async def test_an_upload_cut_short_after_the_answer_began_is_no_short_success(world: World, framing: str) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"12345")
+        start = b"5\r\nstart\r\n" if "chunked" in framing else b"start"
+        writer.write(f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n".encode() + start)
+        assert await reader.read() == b""
+        raise ConnectionResetError
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "POST", "Content-Length: 10", "Connection: close") + b"12345")
+    assert (await client.head())[0] == 200
+    await client.reader.readuntil(b"start")
+    client.writer.write_eof()
+    await asyncio.wait_for(there.closed.wait(), 10)
+    with pytest.raises(ConnectionResetError):
+        await client.ended()
 
 
 async def test_an_upload_waits_for_an_origin_that_does_not_read(world: World) -> None:

@@ -62,6 +62,12 @@ def upstream_head(head: RequestHead, target: str, fields: list[Header], upgrade:
     return render_head(f"{head.method} {target} HTTP/1.{head.minor}".encode("ascii"), fields)
 
 
+def _seen(task: asyncio.Task[None]) -> None:
+    """Look at a task's end, whose reason may come too late for anybody to be told."""
+    if not task.cancelled():
+        task.exception()
+
+
 class Broken(Exception):
     """The response stopped in the middle: the client must see a broken connection, never a short success."""
 
@@ -96,6 +102,7 @@ class Exchange:
     changes: Changes | None = None
     recoder: Recoder | None = None
     early: bytes = b""  # what of the body goes with the head
+    cut: bool = False  # whether the client ended within its request
     once: bool = False  # whether the connection to the destination carries this request alone
 
     async def run(self) -> bool:
@@ -184,6 +191,8 @@ class Exchange:
         except ConnectionError:
             raise _NoAnswer from None
         sending = None if body.done else asyncio.create_task(self._upload(upstream, body))
+        if sending is not None:
+            sending.add_done_callback(_seen)
         finished = False
         try:
             response = await self._response_head(upstream, sending)
@@ -212,7 +221,9 @@ class Exchange:
     async def _upload(self, upstream: UpstreamStream, body: Body) -> None:
         while not body.done:
             if not self.client.buffer and not await self.client.fill():
-                raise ConnectionError("the client ended within its request")
+                self.cut = True
+                upstream.abort()  # it would wait for the rest, and we for its answer
+                raise Refusal(400, "invalid_request", "the client ended within its request")
             data = self._sent_on(body)
             self.event.bytes_out += len(data)
             upstream.write(data)
@@ -310,8 +321,8 @@ class Exchange:
                 if body.done:
                     return
                 if not upstream.buffer and not await upstream.fill():
-                    if upstream.error is not None:
-                        raise Broken("the destination's connection broke")
+                    if upstream.error is not None or self.cut:
+                        raise Broken("the client ended its request, or the destination's connection broke")
                     body.end_of_stream()
                     pending = b"" if recoder is None else recoder.pass_on(b"")
         except ProtocolError as error:
