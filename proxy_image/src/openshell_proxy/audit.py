@@ -20,6 +20,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +37,7 @@ FILE_BYTES = 16 * 1024 * 1024
 FILES_KEPT = 3
 REASON_LENGTH = 256
 
-Entrance = Literal["connect", "tunnel", "forward", "transparent", "dns", "gateway", "client"]
+Entrance = Literal["connect", "tunnel", "forward", "transparent", "dns", "gateway", "client", "inference"]
 
 
 def _escaped(text: str) -> str:
@@ -64,7 +65,7 @@ class Event:
     """One decision, or the end of a tunnel.
 
     ``path`` is without the query; ``error`` the code of a refusal (spec 2.2); ``bytes_in`` is what the client got,
-    ``bytes_out`` what it sent, heads included.
+    ``bytes_out`` what it sent, heads included. ``inference`` is what is said of a call of an inference API besides.
     """
 
     entrance: Entrance
@@ -83,6 +84,7 @@ class Event:
     bytes_out: int = 0
     error: str = ""
     ended: bool = False
+    inference: Mapping[str, Any] | None = None
     started: float = dataclasses.field(default_factory=time.monotonic)
 
     def decided(self, decision: Decision) -> None:
@@ -118,6 +120,7 @@ class Event:
             "true" if self.audited else "false",
             f',"rule":{quoted(self.rule)}' if self.rule else "",
             f',"error":{quoted(self.error)}' if self.error else "",
+            f',"inference":{json.dumps(self.inference)}' if self.inference else "",
             f',"lines_dropped":{dropped}' if dropped else "",
         )
 
@@ -163,7 +166,7 @@ _TEMPLATE = (
     + _PRODUCT
     + '},"dst_endpoint":{"domain":%s,"port":%d},"firewall_rule":{"name":%s,"type":%s},'
     '"traffic":{"bytes_in":%d,"bytes_out":%d},"duration":%d,%s%s'
-    '"unmapped":{"schema":"' + SCHEMA + '","sandbox":%s,"entrance":%s,"audited":%s%s%s%s}}'
+    '"unmapped":{"schema":"' + SCHEMA + '","sandbox":%s,"entrance":%s,"audited":%s%s%s%s%s}}'
 )  # fmt: skip
 
 

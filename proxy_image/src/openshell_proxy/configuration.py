@@ -12,7 +12,7 @@ import json
 import os
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openshell_proxy import __version__
 from openshell_proxy.authority import UpstreamTls, bundle
@@ -23,6 +23,9 @@ from openshell_proxy.policy import Policy, PolicyError, deny_all, load_policy
 from openshell_proxy.relay.dialer import Dialer
 from openshell_proxy.settings import Settings
 from openshell_proxy.upstream_proxy import authorization
+
+if TYPE_CHECKING:
+    from openshell_proxy.inference.routes import Routes
 
 SYSTEM_ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -64,6 +67,8 @@ class Configuration:
     read_upstream_ca_digest: str = ""
     trusted_digest: str = ""
     vault_digest: str = ""  # told to nobody: from the digest of a short secret it can be guessed
+    inference_error: str = ""
+    inference_digest: str = ""  # told to nobody either
     quarantined: bool = False
 
     def load(self) -> Generation:
@@ -82,7 +87,9 @@ class Configuration:
             policy = deny_all()
         if before and policy.digest == before.policy.digest:
             policy = before.policy  # the very same: connections have nothing to begin anew for
-        self.generation = Generation(before.number + 1 if before else 1, policy, tls, dialer, self._vault())
+        vault = self._vault()
+        number = before.number + 1 if before else 1
+        self.generation = Generation(number, policy, tls, dialer, vault, self._routes(vault))
         return self.generation
 
     def _policy(self, data: bytes) -> Policy:
@@ -114,6 +121,28 @@ class Configuration:
         except SecretsError as error:
             self.secrets_error = str(error)
         return self.generation.vault if self.generation else Vault()
+
+    def _routes(self, vault: Vault) -> Routes | None:
+        """The routes of inference, all of the file or all of before; what reads them is loaded where there are some."""
+        self.inference_error = ""
+        data = read_bytes(self.settings.inference_file)
+        before = self.generation.inference if self.generation else None
+        if self.generation and digest(data) == self.inference_digest:
+            return before
+        routes = None
+        if data.strip():
+            from openshell_proxy.inference.document import RoutesError, load_routes
+
+            try:
+                routes = load_routes(data.decode("utf-8"), vault)
+            except UnicodeDecodeError:
+                self.inference_error = "the inference file is not UTF-8"
+            except RoutesError as error:
+                self.inference_error = str(error)
+        if self.inference_error:
+            return before
+        self.inference_digest = digest(data)
+        return routes
 
     def _trust(self, data: bytes) -> UpstreamTls:
         if self.generation and digest(data) == self.trusted_digest:
@@ -158,6 +187,8 @@ class Configuration:
             "quarantined": self.quarantined,
             "credentials": len(self.generation.vault.secrets),
             "credentials_error": self.secrets_error,
+            "inference_routes": len(self.generation.inference.listed) if self.generation.inference else 0,
+            "inference_error": self.inference_error,
         }
 
 

@@ -38,6 +38,7 @@ from openshell_proxy.settings import Limits
 from openshell_proxy.under_way import UnderWay
 
 if TYPE_CHECKING:
+    from openshell_proxy.inference.routes import Routes
     from openshell_proxy.relay.websocket import Assemblies
 
 PARSED_AT_ONCE = 512
@@ -56,6 +57,7 @@ class Generation:
     tls: UpstreamTls
     dialer: Dialer
     vault: Vault
+    inference: Routes | None = None
 
     def relays_http2(self, host: str, port: int) -> bool:
         """Whether requests there may be streams of HTTP/2: not where credentials are put in, or bodies judged."""
@@ -76,6 +78,7 @@ class Pipeline:
         self.limits = limits
         self.pool = Pool(limits, generation.tls, generation.dialer)
         self.under_way = UnderWay(limits)
+        self.calls = 0  # of inference APIs that are under way
         self._watchers: dict[object, OnNewGeneration] = {}
 
     def replace(self, generation: Generation) -> None:
@@ -164,7 +167,7 @@ class Pipeline:
         """Whether nothing may pass to this place unseen, because credentials are bound to it (spec 2.3)."""
         return self.generation.vault.site(host, port) is not None and not decision.credentials.allow_uninspected
 
-    async def _post(self, to: Origin, path: str, form: bytes) -> tuple[int, bytes]:
+    async def post(self, to: Origin, path: str, form: bytes) -> tuple[int, bytes]:
         """Ask a token endpoint, which the operator named and no request can."""
         try:
             addresses = await self.guard.resolver.resolve(to.host)
@@ -190,7 +193,7 @@ class Pipeline:
             if decision.inspects and h2c_upgrade(head):
                 raise Refusal(403, "unsupported_l7_protocol", "h2c cannot be inspected; use HTTP/1.1")
             place = (origin.host, origin.port, intent.request.path)
-            passage = Passage(generation.vault, place, head, decision.credentials, self._post)
+            passage = Passage(generation.vault, place, head, decision.credentials, self.post)
             target, fields = await passage.head(target, fields, body)
 
             once = event.entrance == "forward"  # as in OpenShell (spec 2.4): no answer can be taken for another's

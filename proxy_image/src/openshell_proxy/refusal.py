@@ -14,8 +14,10 @@ from typing import Any
 from openshell_proxy.policy import Decision, Intent
 
 REASONS = {
+    200: "OK",
     400: "Bad Request",
     403: "Forbidden",
+    404: "Not Found",
     408: "Request Timeout",
     413: "Content Too Large",
     421: "Misdirected Request",

@@ -122,6 +122,10 @@ class Settings:
         return self.state_dir / "config" / "secrets.json"
 
     @property
+    def inference_file(self) -> Path:
+        return self.state_dir / "config" / "inference.json"
+
+    @property
     def audit_file(self) -> Path:
         return self.state_dir / "log" / "audit.jsonl"
 

@@ -179,9 +179,14 @@ def _known(site: Site) -> dict[bytes, bytes]:
     return known
 
 
+def secret_forms(value: bytes, seen: bytes) -> dict[bytes, bytes]:
+    """The forms in which an answer may plainly repeat *value*, each with what the agent sees in its place."""
+    return {value: seen, json_escaped(value): json_escaped(seen), quote_from_bytes(value, safe="").encode(): seen}
+
+
 def _forms(secret: Secret, value: bytes) -> dict[bytes, bytes]:
     seen = secret.stand_in
-    forms = {value: seen, json_escaped(value): json_escaped(seen), quote_from_bytes(value, safe="").encode(): seen}
+    forms = secret_forms(value, seen)
     if secret.basic:
         told = secret.username + b":" if secret.username else b""
         forms[base64.b64encode(told + value)] = base64.b64encode(told + seen)

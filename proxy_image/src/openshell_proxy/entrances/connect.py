@@ -18,6 +18,7 @@ from openshell_proxy.authority import Authority
 from openshell_proxy.entrances.authority_form import check_host, parse_authority
 from openshell_proxy.entrances.peek import Kind, first_kind, readable
 from openshell_proxy.entrances.requests import LINGER_SECONDS, Requests, within_tunnel
+from openshell_proxy.inference import INFERENCE
 from openshell_proxy.pipeline import Generation, Pipeline
 from openshell_proxy.policy import Decision, Intent
 from openshell_proxy.refusal import Refusal, uninspected_credentials
@@ -47,16 +48,13 @@ class Tunnel:
     async def serve(self) -> None:
         """Raises :class:`Refusal` while the client has been told nothing."""
         event = Event(self.entrance, False, "", 0)
-        upstream: socket.socket | None = None
+        admitted: tuple[Decision, tuple[str, ...], socket.socket | None] | None = None
         try:
             event.host, event.port = self.locate()
-            decision, addresses = await self.pipeline.admit(Intent(event.host, event.port), event)
-            guarded = self.pipeline.guards_credentials(event.host, event.port, decision)
-            if guarded and decision.tls == "skip":
-                event.engine = "credentials"
-                raise uninspected_credentials(event.host, event.port)
-            if decision.tls == "skip":
-                upstream = await self._dial(addresses, event)
+            if (event.host, event.port) == (INFERENCE.host, INFERENCE.port):
+                event.engine = "inference"  # before policy, which has no word on it: nothing is dialled (spec 2.10)
+            else:
+                admitted = await self._admitted(event)
             event.allowed = True
         except Refusal as refusal:
             event.refused(refusal)
@@ -64,10 +62,24 @@ class Tunnel:
         finally:
             self.pipeline.audit.event(event)
         await asyncio.get_running_loop().sock_sendall(self.sock, self.established)
+        if admitted is None:
+            return await self.requests(event.host, event.port, True)
+        decision, addresses, upstream = admitted
         if upstream is not None:
             await self._blind(upstream, decision, event)
         else:
-            await self._inspect(dataclasses.replace(decision, inspects=True) if guarded else decision, addresses, event)
+            await self._inspect(decision, addresses, event)
+
+    async def _admitted(self, event: Event) -> tuple[Decision, tuple[str, ...], socket.socket | None]:
+        """The decision, the addresses, and a connection to one of them where nobody looks into the tunnel."""
+        decision, addresses = await self.pipeline.admit(Intent(event.host, event.port), event)
+        guarded = self.pipeline.guards_credentials(event.host, event.port, decision)
+        if guarded and decision.tls == "skip":
+            event.engine = "credentials"
+            raise uninspected_credentials(event.host, event.port)
+        if decision.tls == "skip":
+            return decision, addresses, await self._dial(addresses, event)
+        return (dataclasses.replace(decision, inspects=True) if guarded else decision), addresses, None
 
     async def _dial(self, addresses: tuple[str, ...], event: Event) -> socket.socket:
         try:
@@ -165,6 +177,11 @@ class Tunnel:
             reason = f"TLS with the client failed ({why}); it may pin its certificates: tls: skip passes it uninspected"
             self._deny(Event(self.entrance, False, host, port), reason, "tls")
             self.sock.close()
+            return
+        if origin == INFERENCE:
+            from openshell_proxy.entrances.inference import InferenceRequests
+
+            await InferenceRequests(self.pipeline, client).serve(limits.first_head)
             return
         if client.alpn() == "h2":
             from openshell_proxy.entrances.http2 import ClientConnection

@@ -7,3 +7,9 @@
 Patterns say what a request is, routes where it goes and with which key; nothing here is loaded before a sandbox has
 routes or asks.
 """
+
+from __future__ import annotations
+
+from openshell_proxy.relay.upstream import Origin
+
+INFERENCE = Origin("inference.local", 443, True)  # what the sandbox's calls are made to

@@ -247,10 +247,10 @@ def _declared(head: Head) -> Framing | None:
 class Body:
     """Where a body ends in a stream of bytes; the bytes themselves pass as they are, chunk headers too.
 
-    With *collect* the content of a chunked body is set aside for :meth:`content`.
+    With *collect* the content of a chunked body is set aside for :meth:`content`. ``chunks``: how many there were so far.
     """
 
-    __slots__ = ("_left", "_line", "_parts", "_state", "done")
+    __slots__ = ("_left", "_line", "_parts", "_state", "chunks", "done")
 
     def __init__(self, framing: Framing, collect: bool = False) -> None:
         self._parts: list[bytes] | None = [] if collect and framing.kind == "chunked" else None
@@ -258,6 +258,7 @@ class Body:
         self._line = b""
         self._state = {"none": "end", "length": "fixed", "chunked": "size", "eof": "open"}[framing.kind]
         self.done = framing.kind == "none"
+        self.chunks = 0
 
     def take(self, data: bytes | bytearray | memoryview) -> int:
         """How many of the bytes of *data* belong to this body. Raises :class:`ProtocolError`."""
@@ -321,6 +322,7 @@ class Body:
                 raise ProtocolError("a chunk size is not a hexadecimal number")
             self._left = int(match[1], 16)
             self._state = "data" if self._left else "trailer"
+            self.chunks += 1
         elif self._state == "data-end":
             if line:
                 raise ProtocolError("a chunk is longer than its size")

@@ -15,7 +15,7 @@ from openshell_proxy.relay.stream import Stream
 BODY_SECONDS = 30.0
 # What chunked framing may add to a body: a byte in each chunk makes it six times as long.
 _FRAMING_FACTOR, _FRAMING_EXTRA = 8, 65_536
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 async def read_body(client: Stream, head: RequestHead, fields: list[Header], limit: int) -> bytes:
@@ -32,7 +32,7 @@ async def read_body(client: Stream, head: RequestHead, fields: list[Header], lim
         if head.minor == 1 and b"100-continue" in head.members(b"expect"):
             fields[:] = [field for field in fields if field[0].lower() != b"expect"]
             if framing.kind != "none" and not client.buffer:
-                client.write(_CONTINUE)
+                client.write(CONTINUE)
         async with asyncio.timeout(BODY_SECONDS):
             wire = await _whole(client, framing, limit)
     except ProtocolError as error:

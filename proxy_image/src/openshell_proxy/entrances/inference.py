@@ -1,0 +1,130 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Entrance ``https://inference.local``: calls of inference APIs, for which no network policy is needed (spec 2.10)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from openshell_proxy.audit import Event, redacted
+from openshell_proxy.entrances.requests import Requests, within_tunnel
+from openshell_proxy.inference import INFERENCE
+from openshell_proxy.inference.body import read_body
+from openshell_proxy.inference.call import Call
+from openshell_proxy.inference.errors import CallRefusal, no_call, no_routes
+from openshell_proxy.inference.models import models_answer
+from openshell_proxy.inference.patterns import MODELS, Pattern, Style, detect
+from openshell_proxy.inference.request import read_call
+from openshell_proxy.inference.routes import Routes
+from openshell_proxy.pipeline import Pipeline
+from openshell_proxy.policy import TargetError, canonical_path
+from openshell_proxy.refusal import REASONS, Refusal
+from openshell_proxy.relay.exchange import Broken
+from openshell_proxy.relay.http1 import RequestHead, render_head
+from openshell_proxy.relay.stream import Stream
+from openshell_proxy.under_way import RETRY_AFTER
+
+MAX_CALLS = 64  # at once: a call's body and an answer that is gathered lie in memory
+SHOWN_MODEL = 128
+
+
+class InferenceRequests(Requests):
+    """Serves one client connection to ``inference.local``, call after call."""
+
+    def __init__(self, pipeline: Pipeline, client: Stream) -> None:
+        super().__init__(pipeline, client, "inference", within_tunnel(INFERENCE), INFERENCE)
+
+    async def _one(self, head: RequestHead) -> bool:
+        event = Event("inference", False, INFERENCE.host, INFERENCE.port, head.method, "", engine="inference")
+        event.bytes_out = self.head_size
+        self.client.half_close_ok = not head.persistent() or self.client.ended
+        under_way = self.pipeline.under_way
+        style: Style = "anthropic" if head.values(b"anthropic-version") else "openai"
+        try:
+            under_way.begin(event)
+            return await self._served(head, style, event)
+        except Refusal as refusal:
+            told = _in_style(refusal, style)
+            event.refused(told)
+            raise told from None
+        except asyncio.CancelledError:
+            event.reason = event.reason or "the client left before the answer was complete"
+            if not under_way.expired(event):
+                raise
+            event.reason = f"no byte came for {self.pipeline.limits.idle:g} seconds"
+            raise Broken(event.reason) from None
+        finally:
+            under_way.end(event)
+            self.pipeline.audit.event(event)
+
+    async def _served(self, head: RequestHead, style: Style, event: Event) -> bool:
+        path, query = self._path(head)
+        event.path = self.pipeline.generation.vault.redacted(path)
+        pattern, routes = detect(head.method, path), self.pipeline.generation.inference
+        if pattern is None:
+            raise no_call(head.method)
+        if routes is None:
+            raise no_routes()
+        if self.pipeline.calls >= MAX_CALLS:
+            raise Refusal(503, "overloaded", "too many inference calls are under way", retry_after=RETRY_AFTER)
+        self.pipeline.calls += 1
+        try:
+            body = await read_body(self.client, head, pattern.style)
+            event.bytes_out += len(body)
+            if pattern is MODELS:
+                return await self._models(head, *models_answer(routes, path, style), event)
+            target = f"{path}?{query}" if query else path
+            return await self._call(head, pattern, target, body, routes, event)
+        finally:
+            self.pipeline.calls -= 1
+
+    def _path(self, head: RequestHead) -> tuple[str, str]:
+        """The canonical path and the query."""
+        try:
+            return canonical_path(self.locate(head)[1], allow_encoded_slash=True)
+        except TargetError as error:
+            raise Refusal(400, "invalid_request_target", f"the request target is refused: {error.code}") from None
+
+    async def _models(self, head: RequestHead, status: int, answer: dict[str, object], event: Event) -> bool:
+        event.allowed, event.status = True, status
+        keep = head.minor == 1 and head.persistent() and not self.client.last
+        body = json.dumps(answer).encode()
+        fields = [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body))]
+        fields += [] if keep else [(b"Connection", b"close")]
+        whole = render_head(f"HTTP/1.1 {status} {REASONS[status]}".encode("ascii"), fields) + body
+        event.bytes_in += len(whole)
+        self.client.write(whole)
+        await self.client.drain()
+        return keep
+
+    async def _call(
+        self, head: RequestHead, pattern: Pattern, target: str, body: bytes, routes: Routes, event: Event
+    ) -> bool:
+        asked = read_call(pattern, target, body)
+        route = routes.choose(pattern.name, asked.model)
+        if route is None:
+            detail = f"no compatible route: no inference route of this sandbox speaks {pattern.name}"
+            raise CallRefusal(400, "no_compatible_route", detail, style=pattern.style)
+        event.allowed, event.policy = True, route.name
+        call = Call(self.pipeline, self.client, head, pattern, target, asked, body, route, event)
+        try:
+            return await call.run()
+        finally:
+            event.inference = {
+                "protocol": pattern.name,
+                "destination": f"{route.origin.host}:{route.origin.port}",
+                "model": route.model,
+                "asked_model": redacted(asked.model[:SHOWN_MODEL]),
+                "stream": asked.stream,
+                "input_tokens": call.usage.input,
+                "output_tokens": call.usage.output,
+            }
+
+
+def _in_style(refusal: Refusal, style: Style) -> CallRefusal:
+    if isinstance(refusal, CallRefusal):
+        return refusal
+    return CallRefusal(refusal.status, refusal.code, refusal.detail, retry_after=refusal.retry_after, style=style)
