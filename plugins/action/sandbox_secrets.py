@@ -19,6 +19,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.secret_entries i
     check_entries,
     sidecar_entry,
 )
+from ansible_collections.openshell.sandbox.plugins.plugin_utils import providers
 
 COMMAND_SECONDS = 60
 
@@ -27,16 +28,32 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """``openshell.sandbox.sandbox_secrets``; its options are documented with the module of that name."""
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset({"entries", "sandbox_name", "judge_only", "timeout", "executable", "runtime"})
+    _VALID_ARGS = frozenset(
+        {
+            "entries",
+            "providers",
+            "providers_path",
+            "keep",
+            "sandbox_name",
+            "judge_only",
+            "timeout",
+            "executable",
+            "runtime",
+        }
+    )
 
     def run(self, tmp: str | None = None, task_vars: Dict[str, Any] | None = None) -> Dict[str, Any]:
         result: Dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         args = dict(self._task.args)
         try:
-            entries = check_entries(args.pop("entries", None) or [])
+            own = check_entries(args.pop("entries", None) or [])
+            given = providers.given_providers(args.pop("providers", None) or [], args.pop("providers_path", None) or "")
+            composed = providers.secret_entries(given, own, os.environ)
+            result["notices"] = composed.notices
             if args.pop("judge_only", False):
-                return {**result, "changed": False}
+                return {**result, "changed": False, "env": {}}
+            entries = [*own, *composed.entries]
             found = [sidecar_entry(entry, self._value(entry, variables)) for entry in entries]
         except Refused as refused:
             return {**result, "failed": True, "msg": str(refused)}
@@ -48,6 +65,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             module_name="openshell.sandbox.sandbox_secrets_file", module_args=args, task_vars=variables
         )
         result.update(done)
+        result["env"] = {**composed.settings, **done.get("env", {})}
         return result
 
     def _value(self, entry: Mapping[str, Any], variables: Dict[str, Any]) -> str:

@@ -12,7 +12,15 @@ from typing import Any, Callable, Dict, Mapping, cast
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.text.converters import to_native
+from ansible.utils.display import Display
 from ansible.utils.unsafe_proxy import wrap_var
+from ansible_collections.openshell.sandbox.plugins.module_utils.secret_entries import Refused
+from ansible_collections.openshell.sandbox.plugins.plugin_utils.providers import (
+    POLICY_PREFIX,
+    given_providers,
+    policies,
+    provider_ids,
+)
 
 DOCUMENTATION = r"""
 name: policy_text
@@ -32,6 +40,19 @@ options:
     description: Entries to add to C(network_policies), name to policy.
     type: dict
     default: {}
+  providers:
+    description: Providers, as C(openshell_providers) has them, whose endpoints are added.
+    type: list
+    elements: raw
+    default: []
+  providers_path:
+    description: Directory of the controller with providers of the user's own.
+    type: str
+    default: ''
+  default_enforcement:
+    description: What an endpoint of the policy without enforcement gets.
+    type: str
+    default: enforce
 author:
   - The openshell.sandbox contributors (@openshell)
 """
@@ -50,11 +71,34 @@ _value:
 NOTHING_ALLOWED = "version: 1\nnetwork_policies: {}\n"
 
 
-def policy_text(policy: Any, entries: Mapping[str, Any] | None = None) -> str:
+def policy_text(
+    policy: Any,
+    entries: Mapping[str, Any] | None = None,
+    providers: Any = (),
+    providers_path: str = "",
+    default_enforcement: str = "enforce",
+) -> str:
     """YAML text of *policy*; raises AnsibleFilterError with one sentence."""
     text = _text(policy)
+    entries = {**(entries or {}), **_of_providers(text, providers or [], providers_path, default_enforcement)}
     # Before 2.19 ansible-core templates a fact's text again where it is used, a file's {{ lookup('pipe', …) }} included.
     return cast(str, wrap_var(_with_entries(text, entries) if entries else text))
+
+
+def _of_providers(text: str, providers: Any, providers_path: str, default_enforcement: str) -> Dict[str, Any]:
+    reserved = provider_ids(text) if POLICY_PREFIX in text else []
+    if reserved:
+        name = POLICY_PREFIX + reserved[0]
+        raise AnsibleFilterError(
+            f"openshell_policy: network policy '{name}' is for openshell_providers to make; name it otherwise"
+        )
+    try:
+        made, notices = policies(given_providers(providers, providers_path), text, default_enforcement)
+    except Refused as refused:
+        raise AnsibleFilterError(str(refused)) from None
+    for notice in notices:
+        Display().warning(notice)
+    return made
 
 
 def _text(policy: Any) -> str:

@@ -19,6 +19,7 @@ def ask_engine(podman: Podman, params: Mapping[str, Any], command: Sequence[str]
     limits = [word for limit in params["ulimits"] for word in ("--ulimit", limit)]
     confined = ["--rm", "-i", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     settings = ["--env", f"OPENSHELL_DEFAULT_ENFORCEMENT={params['default_enforcement']}", "--http-proxy=false"]
+    settings += ["--env", "OPENSHELL_POLICY_COMPOSED=true"]
     return podman.run(
         ["run", *confined, *settings, *limits, "--pull", "never", params["image"], *command],
         stdin=params["policy"].encode(),

@@ -18,12 +18,15 @@ from typing import Any, Dict, List, Mapping, Sequence
 SOURCES = ("value", "command", "file", "from_env")
 # What the sidecar's file takes besides the value (credentials/document.py there).
 BINDING = ("hosts", "ports", "paths", "header", "format", "username", "env", "oauth")
+# What only a provider's has besides.
+OF_PROVIDER = ("places", "providers")
+KEEP = ("own", "providers")
 PLACEHOLDERS = ("canonical", "random")
 MIN_RANDOM = 16
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,133}")
-_HOST = re.compile(r"[A-Za-z0-9_*]([A-Za-z0-9_.:*-]*[A-Za-z0-9_*])?")
+HOST = re.compile(r"[A-Za-z0-9_*]([A-Za-z0-9_.:*-]*[A-Za-z0-9_*])?")
 _LETTERS = string.ascii_letters + string.digits
 # Clients look at these before they use a token, so a random placeholder begins like the real one; they are public.
 _PREFIXES = re.compile(
@@ -62,7 +65,7 @@ def _check_entry(name: str, entry: Mapping[str, Any]) -> None:
     hosts = entry.get("hosts")
     if not isinstance(hosts, Sequence) or isinstance(hosts, str) or not hosts:
         raise Refused(f"secret '{name}' is bound to no host; list the hosts that may get it")
-    if not all(isinstance(host, str) and _HOST.fullmatch(host) for host in hosts):
+    if not all(isinstance(host, str) and HOST.fullmatch(host) for host in hosts):
         raise Refused(f"secret '{name}' is bound to what is no host, address or wildcard like '*.example.com'")
     if not isinstance(entry.get("oauth", {}), Mapping):
         raise Refused(f"secret '{name}' has an 'oauth' that is not a mapping")
@@ -81,7 +84,7 @@ def sidecar_entry(entry: Mapping[str, Any], value: str) -> Dict[str, Any]:
     """What the sidecar is to know of *entry*, whose value was found."""
     if not value:
         raise Refused(f"secret '{entry['name']}' is empty")
-    bound = {key: entry[key] for key in BINDING if entry.get(key)}
+    bound = {key: entry[key] for key in (*BINDING, *OF_PROVIDER) if entry.get(key)}
     return {"name": entry["name"], "value": value, **bound}
 
 
@@ -94,11 +97,29 @@ def parse_secrets(text: str) -> List[Dict[str, Any]]:
     return [one for one in found if isinstance(one, dict)]
 
 
-def with_random(wanted: Sequence[Mapping[str, Any]], current: str) -> str:
-    """The sidecar's file for the entries *wanted*. A secret of before keeps its random placeholder: agents hold it."""
-    kept = {one.get("name"): one.get("random", "") for one in parse_secrets(current)}
-    entries = [{**one, "random": kept.get(one["name"]) or new_random(one["value"])} for one in wanted]
+def with_random(wanted: Sequence[Mapping[str, Any]], current: str, keep: Sequence[str] = ()) -> str:
+    """The sidecar's file for the entries *wanted*. A secret of before keeps its random placeholder: agents hold it.
+
+    *keep*: which of the *current* ones stay, the user's ``own`` or those of ``providers``.
+    """
+    before = parse_secrets(current)
+    staying = [one for one in before if KEEP["providers" in one] in keep]
+    kept = {one.get("name"): one.get("random", "") for one in before}
+    entries = [
+        {**one, "random": kept.get(one["name"]) or new_random(one["value"])} for one in _together([*wanted, *staying])
+    ]
     return json.dumps({"secrets": entries}, sort_keys=True, indent=1) + "\n" if entries else ""
+
+
+def _together(entries: Sequence[Mapping[str, Any]]) -> List[Mapping[str, Any]]:
+    """Each name once, and no provider's secret under a name or variable that one of the user's own has."""
+    own = [one for one in entries if "providers" not in one]
+    taken = {one.get(key) for one in own for key in ("name", "env") if one.get(key)}
+    provided = [one for one in entries if "providers" in one and str(one["name"]).partition(".")[0] not in taken]
+    made: Dict[str, Mapping[str, Any]] = {}
+    for one in [*own, *provided]:
+        made.setdefault(one["name"], one)
+    return list(made.values())
 
 
 def new_random(value: str) -> str:
@@ -111,7 +132,7 @@ def new_random(value: str) -> str:
 
 def agent_environment(entries: Sequence[Mapping[str, Any]], file: str) -> Dict[str, str]:
     """Variable → placeholder for the agent, of the *entries* as people write them and the sidecar's *file*."""
-    random = {one["name"]: one["random"] for one in parse_secrets(file)}
+    random = {one["name"]: one.get("random", "") for one in parse_secrets(file)}
     made: Dict[str, str] = {}
     for entry in entries:
         variable = entry.get("env")

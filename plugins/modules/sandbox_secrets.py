@@ -82,6 +82,25 @@ options:
         type: str
         choices: [canonical, random]
         default: canonical
+  providers:
+    description:
+      - Providers whose secrets the sidecar is to have, each the id of one or a mapping of C(id) and C(secrets).
+      - C(secrets) maps a variable of the provider to one of C(value), C(command), C(file) and C(from_env); without it the
+        controller's own variables are taken. Where there is none, the module says so in RV(notices).
+      - A secret of O(entries) with the same name or variable takes the place of a provider's.
+    type: list
+    elements: raw
+    default: []
+  providers_path:
+    description: Directory of the controller with providers of the user's own, looked into first.
+    type: str
+    default: ''
+  keep:
+    description: Which secrets of before stay beside these, the user's C(own) or those of C(providers).
+    type: list
+    elements: str
+    choices: [own, providers]
+    default: []
   judge_only:
     description: Only judge the entries, without looking for values or speaking to Podman.
     type: bool
@@ -110,7 +129,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 env:
-  description: Variable to placeholder, for the agent.
+  description: Variable to placeholder, and a provider's settings, for the agent.
   returned: success
   type: dict
+notices:
+  description: What the user should know of the providers.
+  returned: success
+  type: list
+  elements: str
 """

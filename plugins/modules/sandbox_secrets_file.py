@@ -29,6 +29,12 @@ options:
     type: list
     elements: dict
     default: []
+  keep:
+    description: Which secrets of before stay beside these, the user's C(own) or those of C(providers).
+    type: list
+    elements: str
+    choices: [own, providers]
+    default: []
   timeout:
     description: Seconds to wait for the sidecar.
     type: int
@@ -73,7 +79,7 @@ def hand_over(module: AnsibleModule) -> Dict[str, Any]:
     podman = client(module)
     names = existing_sidecar(podman, params["sandbox_name"])[0]
     current = sidecar_config.read_current(podman, sidecar_config.secrets_config(names, ""))[sidecar_config.SECRETS]
-    file = secret_entries.with_random(json.loads(params["document"]), current)
+    file = secret_entries.with_random(json.loads(params["document"]), current, params["keep"])
     try:
         env = secret_entries.agent_environment(params["agent"], file)
         outcome = sidecar_config.converge(
@@ -91,6 +97,7 @@ def main() -> None:
             "sandbox_name": {"type": "str", "required": True},
             "document": {"type": "str", "required": True, "no_log": True},
             "agent": {"type": "list", "elements": "dict", "default": []},
+            "keep": {"type": "list", "elements": "str", "choices": list(secret_entries.KEEP), "default": []},
             "timeout": {"type": "int", "default": 15},
         }
     )

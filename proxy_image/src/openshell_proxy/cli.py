@@ -88,7 +88,9 @@ def _load(file: str, source: str) -> Policy:
         from openshell_proxy.policy import deny_all
 
         return deny_all()
-    return load_policy(text, source=source if file == "-" else file, default_enforcement=enforcement)
+    composed = os.environ.get("OPENSHELL_POLICY_COMPOSED") == "true"
+    source = source if file == "-" else file
+    return load_policy(text, source=source, default_enforcement=enforcement, composed=composed)
 
 
 def _check_policy(options: argparse.Namespace) -> int:

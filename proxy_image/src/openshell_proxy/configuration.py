@@ -97,7 +97,8 @@ class Configuration:
             if not data.strip():
                 return deny_all()
             text = data.decode("utf-8")
-            return load_policy(text, source="policy", default_enforcement=self.settings.default_enforcement)
+            enforcement = self.settings.default_enforcement
+            return load_policy(text, source="policy", default_enforcement=enforcement, composed=True)
         except UnicodeDecodeError:
             self.error = "policy:1: the policy is not UTF-8"
         except PolicyError as error:

@@ -835,3 +835,34 @@ def test_the_endpoint_that_governs_a_path_says_what_is_rewritten() -> None:
     policy = load_policy(json.dumps({"version": 1, "network_policies": {"p": {"endpoints": endpoints}}}))
     told = [policy.decide(Intent(HOST, 443, Request("GET", path, {}))) for path in ("/a/x", "/b")]
     assert [(one.allowed, one.credentials.body_rewrite) for one in told] == [(True, True), (True, False)]
+
+
+async def test_an_endpoint_bound_to_a_provider_takes_its_secrets_only(world: World) -> None:
+    one = SECRET | {"providers": ["github", "copilot"]}
+    other = {"name": "OTHER", "value": "of-the-other-one", "hosts": [HOST], "providers": ["gitlab"]}
+    put = {"name": "PUT", "value": "put-in-anyway", "hosts": [HOST], "header": "X-Put"}
+    there, seen = await start(world, ok, one, other, put, credential_binding={"provider": "github"})
+    client = await world.tunnel(there.port)
+    await client.send(request(there.port, "/", "GET", f"X-Key: {CANONICAL}", "X-Put: mine"))
+    assert (await client.response()).status == 200
+    assert (seen[0][1]["x-key"], seen[0][1]["x-put"]) == (VALUE, "mine")
+    await client.send(request(there.port, "/", "GET", "X-Key: openshell:resolve:env:OTHER"))
+    refused = await client.response()
+    assert (refused.status, refused.json["error"]) == (403, "credential_endpoint_mismatch")
+    assert len(seen) == 1
+
+
+async def test_of_several_places_each_has_its_own_ports_and_paths(world: World) -> None:
+    there, seen = await start(world, ok, {"name": "NONE", "value": "none-at-all", "hosts": ["elsewhere.test"]})
+    places = [
+        {"hosts": [HOST], "ports": [there.port], "paths": ["/a/**"]},
+        {"hosts": [HOST], "ports": [1], "paths": ["/b"]},
+    ]
+    write_secrets(world, {"name": "KEY", "value": VALUE, "places": places})
+    world.reload(rest(there.port))
+    client = await world.tunnel(there.port)
+    await client.send(request(there.port, "/a/x", "GET", f"X-Key: {CANONICAL}"))
+    assert (await client.response()).status == 200
+    await client.send(request(there.port, "/b", "GET", f"X-Key: {CANONICAL}"))
+    assert (await client.response()).json["error"] == "credential_endpoint_mismatch"
+    assert [fields["x-key"] for _, fields, _ in seen] == [VALUE]

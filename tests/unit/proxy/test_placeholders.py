@@ -298,6 +298,8 @@ GOOD = {"name": "x", "value": "s3cr3t", "hosts": ["a.test"]}
         ({"random": "short"}, "random"),
         ({"name": "a b"}, "name"),
         ({"hoste": []}, "unknown key"),
+        ({"places": [{"hosts": ["a.test"]}]}, "beside them"),
+        ({"providers": [1]}, "provider"),
     ],
 )
 def test_a_secret_that_cannot_be_used_is_refused(change: dict[str, object], words: str) -> None:
@@ -305,9 +307,33 @@ def test_a_secret_that_cannot_be_used_is_refused(change: dict[str, object], word
     refused(GOOD | change, words)
 
 
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ([], "empty list"),
+        ([1], "a place with other keys"),
+        ([{"hosts": ["b.test"], "host": "a.test"}], "a place with other keys"),
+        ([{"hosts": "b.test"}], "not a list"),
+        ([{"hosts": ["b.test"]}, {"hosts": []}], "no host"),
+        ([{"hosts": ["b.test"], "ports": [0]}], "port"),
+        ([{"hosts": ["b.test"], "paths": ["/[v1"]}], "path"),
+    ],
+)
+def test_places_that_cannot_be_used_are_refused(places: list[object], words: str) -> None:
+    entry = {key: value for key, value in GOOD.items() if key != "hosts"}
+    load_vault(json.dumps({"secrets": [entry | {"places": [{"hosts": ["b.test"]}]}]}))
+    refused(entry | {"places": places}, words)
+
+
 def test_two_secrets_that_cannot_be_told_apart_are_refused() -> None:
     refused(GOOD, "in common", GOOD)
     refused(GOOD | {"header": "X-Key"}, "one header", GOOD | {"name": "y", "header": "x-key", "hosts": ["a.test"]})
+    elsewhere = {"name": "y", "value": "s3cr3t", "header": "X-Key"}
+    places = [{"hosts": ["b.test"]}, {"hosts": ["*.a.test"], "ports": [443]}]
+    here = GOOD | {"header": "X-Key", "hosts": ["x.a.test"]}
+    refused(here, "one header", elsewhere | {"places": places})
+    apart = [here | {"ports": [80]}, elsewhere | {"places": places}]
+    load_vault(json.dumps({"secrets": apart}))
     by_path = [GOOD | {"name": name, "header": "X-Key", "paths": [f"/{name}/**"]} for name in "ab"]
     load_vault(json.dumps({"secrets": by_path}))
 

@@ -187,7 +187,6 @@ def test_middlewares_are_judged_in_full(entries: dict[str, Any], words: str) -> 
         ({"host": "", "allowed_ips": ["10.0.0.0/8"]}, "internal addresses"),
         ({"allowed_ips": ["10.0.0.0/8"]}, "very broad"),
         ({"request_body_credential_rewrite": True}, "is ignored unless"),
-        ({"credential_binding": {"provider": "github"}}, "has no effect"),
     ],
 )
 def test_what_loads_with_a_notice(keys: dict[str, Any], words: str) -> None:

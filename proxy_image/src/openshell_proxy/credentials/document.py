@@ -4,11 +4,13 @@
 
 """Reads ``secrets.json``: what is wrong is said with the secret's name, never with anything of its value.
 
-``{"secrets": [{"name", "value", "hosts", "ports", "paths", "header", "format", "username", "env", "random", "oauth"}, …]}``
+``{"secrets": [{"name", "value", "hosts", "ports", "paths", "header", "format", "username", "env", "random", "oauth"}, …]}``;
+a provider's has ``places``, a list of ``{"hosts", "ports", "paths"}``, for these three, and the names of its ``providers``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -17,10 +19,9 @@ from typing import Any
 
 from openshell_proxy.credentials.placeholders import KEY, has_marker, reserved_key
 from openshell_proxy.credentials.tokens import KINDS, Grant, GrantError, RenewedToken
-from openshell_proxy.credentials.vault import Binding, Secret, Vault
+from openshell_proxy.credentials.vault import Place, Secret, Vault
 from openshell_proxy.policy.globs import GlobError, compile_glob
 from openshell_proxy.policy.hosts import HostPatternError, check_host_pattern, compile_host_pattern, patterns_overlap
-from openshell_proxy.policy.linear import Matches
 from openshell_proxy.relay.http1 import HOP_BY_HOP, TOKEN
 
 MIN_VALUE = 4  # bytes; a shorter one would be found in every answer
@@ -37,8 +38,9 @@ _TEXT: tuple[type, ...] = (str,)
 _LIST: tuple[type, ...] = (list,)
 _KEYS: Mapping[str, tuple[type, ...]] = {
     "name": _TEXT, "value": _TEXT, "hosts": _LIST, "ports": _LIST, "paths": _LIST, "header": _TEXT, "format": _TEXT,
-    "username": _TEXT, "env": _TEXT, "random": _TEXT, "oauth": (dict,),
+    "username": _TEXT, "env": _TEXT, "random": _TEXT, "oauth": (dict,), "places": _LIST, "providers": _LIST,
 }  # fmt: skip
+_PLACE = ("hosts", "ports", "paths")
 
 
 class SecretsError(ValueError):
@@ -64,6 +66,24 @@ def load_vault(text: str, before: Vault | None = None) -> Vault:
     return Vault([entry.secret(tokens) for entry in entries])
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Place:
+    """A place as it is written, judged."""
+
+    hosts: tuple[str, ...]
+    ports: frozenset[int]
+    paths: tuple[str, ...]
+
+    def meets(self, other: _Place) -> bool:
+        """Whether one request may be for both; of paths nothing is said."""
+        ports = not self.ports or not other.ports or bool(self.ports & other.ports)
+        return ports and any(patterns_overlap(left, right) for left in self.hosts for right in other.hosts)
+
+    def compiled(self) -> Place:
+        """Raises GlobError."""
+        return Place(tuple(map(compile_host_pattern, self.hosts)), self.ports, tuple(map(compile_glob, self.paths)))
+
+
 class _Entry:
     """One entry of the list, judged."""
 
@@ -81,15 +101,31 @@ class _Entry:
             if not isinstance(value, _KEYS[key]):
                 raise self._wrong(f"has a '{key}' of the wrong type")
         self.given: Mapping[str, Any] = given
-        self.hosts = self._hosts()
-        self.ports = self._ports()
+        self.places = self._places()
         self.keys = self._names()
 
     def _wrong(self, what: str) -> SecretsError:
         return SecretsError(f"secret '{self.name}' {what}")
 
-    def _hosts(self) -> list[str]:
-        hosts = self.given.get("hosts") or []
+    def _places(self) -> list[_Place]:
+        """The one place that the entry itself names, or those of its list."""
+        listed = self.given.get("places")
+        if listed is None:
+            return [self._place(self.given)]
+        if not listed or any(key in self.given for key in _PLACE):
+            raise self._wrong("has places and hosts, ports or paths beside them, or an empty list of places")
+        for place in listed:
+            if not isinstance(place, dict) or place.keys() - set(_PLACE):
+                raise self._wrong(f"has a place with other keys than {', '.join(_PLACE)}")
+            if not all(isinstance(value, list) for value in place.values()):
+                raise self._wrong("has a place in which something is not a list")
+        return [self._place(place) for place in listed]
+
+    def _place(self, place: Mapping[str, Any]) -> _Place:
+        return _Place(self._hosts(place), self._ports(place), self._paths(place))
+
+    def _hosts(self, place: Mapping[str, Any]) -> tuple[str, ...]:
+        hosts = place.get("hosts") or []
         if not hosts:
             raise self._wrong("is bound to no host; name the hosts that may get it")
         for host in hosts:
@@ -99,10 +135,10 @@ class _Entry:
                 check_host_pattern(host)
             except HostPatternError as error:
                 raise self._wrong(f"is bound wrongly: {error}") from None
-        return [host.lower() for host in hosts]
+        return tuple(host.lower() for host in hosts)
 
-    def _ports(self) -> frozenset[int]:
-        ports = self.given.get("ports") or []
+    def _ports(self, place: Mapping[str, Any]) -> frozenset[int]:
+        ports = place.get("ports") or []
         if not all(type(port) is int and 1 <= port <= 65535 for port in ports):
             raise self._wrong("is bound to a port that is not a number from 1 to 65535")
         return frozenset(ports)
@@ -152,16 +188,23 @@ class _Entry:
             raise self._wrong(f"has a random placeholder that is not {MIN_RANDOM} letters or digits or more")
         return random.encode()
 
-    def _paths(self) -> tuple[Matches, ...]:
+    def _paths(self, place: Mapping[str, Any]) -> tuple[str, ...]:
+        paths = place.get("paths") or []
+        if not all(isinstance(path, str) and path.startswith("/") for path in paths):
+            raise self._wrong("is bound to a path that does not begin with '/'")
+        return tuple(paths)
+
+    def _binding(self) -> tuple[Place, ...]:
         try:
-            return tuple(compile_glob(path) for path in self.given.get("paths") or [] if self._absolute(path))
+            return tuple(place.compiled() for place in self.places)
         except GlobError as error:
             raise self._wrong(f"is bound to a path that cannot be used: {error}") from None
 
-    def _absolute(self, path: Any) -> bool:
-        if not isinstance(path, str) or not path.startswith("/"):
-            raise self._wrong("is bound to a path that does not begin with '/'")
-        return True
+    def _providers(self) -> frozenset[str]:
+        providers = self.given.get("providers") or []
+        if not all(isinstance(provider, str) and provider for provider in providers):
+            raise self._wrong("belongs to a provider that is not a text")
+        return frozenset(providers)
 
     def _header(self) -> tuple[bytes, tuple[bytes, bytes], bool]:
         """Name, template and whether the value is put there in base64."""
@@ -184,18 +227,18 @@ class _Entry:
         oauth = self.given.get("oauth")
         grant = self._grant(oauth) if oauth else None
         header, template, basic = self._header()
-        hosts = tuple(map(compile_host_pattern, self.hosts))
         return Secret(
             self.name,
             self.keys,
             b"" if grant else self._value(),
             self._random(),
-            Binding(hosts, self.ports, self._paths()),
+            self._binding(),
             header,
             template,
             basic,
             (self.given.get("username") or "").encode(),
             (tokens.get(grant) or RenewedToken(self.name, grant)) if grant else None,
+            self._providers(),
         )
 
 
@@ -207,7 +250,7 @@ def _check_together(entries: list[_Entry]) -> None:
         if one.given.get("random") and one.given.get("random") == other.given.get("random"):
             raise SecretsError(f"secrets '{one.name}' and '{other.name}' have the same random placeholder")
         same_header = _lower(one, "header") and _lower(one, "header") == _lower(other, "header")
-        if same_header and not (one.given.get("paths") and other.given.get("paths")) and _same_place(one, other):
+        if same_header and _same_place(one, other):
             raise SecretsError(f"secrets '{one.name}' and '{other.name}' are both put into one header of one host")
 
 
@@ -216,5 +259,6 @@ def _lower(entry: _Entry, key: str) -> str:
 
 
 def _same_place(one: _Entry, other: _Entry) -> bool:
-    ports = not one.ports or not other.ports or bool(one.ports & other.ports)
-    return ports and any(patterns_overlap(left, right) for left in one.hosts for right in other.hosts)
+    """Whether they are sure to meet somewhere; where both name paths, the request's tells."""
+    pairs = [(left, right) for left in one.places for right in other.places if not (left.paths and right.paths)]
+    return any(left.meets(right) for left, right in pairs)

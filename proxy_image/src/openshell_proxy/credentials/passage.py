@@ -61,7 +61,7 @@ class Passage:
         self, vault: Vault, place: tuple[str, int, str], head: RequestHead, asked: Credentials, post: Post
     ) -> None:
         self._site = vault.site(place[0], place[1])
-        self._access = Access(vault, self._site, *place)
+        self._access = Access(vault, self._site, *place, asked.provider)
         self._method = head.method
         self._asked = asked
         self._post = post

@@ -42,7 +42,8 @@ def invalid(where: str) -> Refusal:
 class Access:
     """The vault as one request may use it: from ``host`` and ``port``, with the (redacted) path ``path``.
 
-    ``used`` counts what was put in; ``encoded`` has what base64 hides of it, for the answer. Every method raises :class:`Refusal` for what may not go there.
+    ``provider`` is the one whose secrets alone may go there, "" for all; ``used`` counts what was put in; ``encoded`` has
+    what base64 hides of it, for the answer. Every method raises :class:`Refusal` for what may not go there.
     """
 
     vault: Vault
@@ -50,6 +51,7 @@ class Access:
     host: str
     port: int
     path: str
+    provider: str = ""
     used: int = 0
     encoded: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
 
@@ -58,10 +60,14 @@ class Access:
         secret = self.vault.named(match)
         if secret is None:
             raise unresolved(where)
-        if self.site is None or secret not in self.site.secrets or not secret.admits_path(self.path):
+        if self.site is None or secret not in self.site.secrets or not self._admits(secret):
             raise mismatch(secret, self.host, self.port)
         self.used += 1
         return secret.current()
+
+    def _admits(self, secret: Secret) -> bool:
+        belongs = not self.provider or self.provider in secret.providers
+        return belongs and secret.admits(self.host, self.port, self.path)
 
     def value_of(self, key: str) -> str:
         """The value of the secret *key*; "" where there is none of that name."""
@@ -81,7 +87,7 @@ class Access:
     def _injected(self) -> dict[bytes, Header]:
         found: dict[bytes, Header] = {}
         for secret in self.site.injecting if self.site is not None else ():
-            if not secret.admits_path(self.path):
+            if not self._admits(secret):
                 continue
             name = secret.header.lower()
             if name in found:

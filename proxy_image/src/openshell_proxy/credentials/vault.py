@@ -34,23 +34,28 @@ _SITES = 1024  # places remembered per vault; the agent names them, so their num
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Binding:
+class Place:
     """Where a secret may go: some host pattern matches, and port and path where they are named."""
 
     hosts: tuple[re.Pattern[str], ...]
     ports: frozenset[int] = frozenset()
     paths: tuple[Matches, ...] = ()
 
-    def admits_place(self, host: str, port: int) -> bool:
-        return (not self.ports or port in self.ports) and any(pattern.fullmatch(host) for pattern in self.hosts)
+    def admits(self, host: str, port: int, path: str | None = None) -> bool:
+        """Whether it is *host* (lower case) and *port*, and *path* unless that is not known yet."""
+        if (self.ports and port not in self.ports) or not any(pattern.fullmatch(host) for pattern in self.hosts):
+            return False
+        return path is None or not self.paths or any(pattern.fullmatch(path) for pattern in self.paths)
 
-    def admits_path(self, path: str) -> bool:
-        return not self.paths or any(pattern.fullmatch(path) for pattern in self.paths)
+
+Binding = tuple[Place, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Secret:
     """One secret. ``binding`` None: anywhere the policy admits; the file that the sidecar reads always binds.
+
+    ``providers`` are those that it belongs to; an endpoint with a ``credential_binding`` takes only its provider's.
 
     ``keys`` name it in placeholders, ``random`` is the sandbox's own one, of the value's length where that is long
     enough. With ``header`` the destination gets ``template`` there, the value between its two parts, whatever the client
@@ -67,14 +72,16 @@ class Secret:
     basic: bool = False
     username: bytes = b""
     token: RenewedToken | None = None
+    providers: frozenset[str] = frozenset()
 
     @property
     def stand_in(self) -> bytes:
         """What an agent sees of it where a destination answers with the value."""
         return self.random or canonical(self.keys[0]).encode()
 
-    def admits_path(self, path: str) -> bool:
-        return self.binding is None or self.binding.admits_path(path)
+    def admits(self, host: str, port: int, path: str | None = None) -> bool:
+        """Whether it may go to *host* (lower case) and *port*, and to *path* unless that is not known yet."""
+        return self.binding is None or any(place.admits(host, port, path) for place in self.binding)
 
     def current(self) -> bytes:
         """The value of now."""
@@ -130,7 +137,7 @@ class Vault:
             return None
         found = self._sites.get((host, port))
         if found is None and (host, port) not in self._sites:
-            here = [one for one in self.secrets if one.binding is None or one.binding.admits_place(host, port)]
+            here = [one for one in self.secrets if one.admits(host, port)]
             if len(self._sites) >= _SITES:
                 self._sites.clear()
             found = self._sites[(host, port)] = Site(here) if here else None

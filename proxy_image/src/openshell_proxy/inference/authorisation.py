@@ -37,7 +37,7 @@ class Authorisation:
         self._access = Access(vault, vault.site(host, port), host, port, path.partition("?")[0])
         self._secret: Secret | None = secret_of(route, vault)
         problem = secret_problem(route, vault)
-        if self._secret is not None and not problem and not self._secret.admits_path(path.partition("?")[0]):
+        if self._secret is not None and not problem and not self._secret.admits(host, port, path.partition("?")[0]):
             problem = f"names the secret '{route.secret}', which is not bound to this path"
         if problem:
             raise CallRefusal(503, "credential_endpoint_mismatch", f"route '{route.name}' {problem}", style=style)

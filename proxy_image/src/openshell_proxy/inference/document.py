@@ -84,7 +84,7 @@ def secret_problem(route: Route, vault: Vault) -> str:
     secret, origin = secret_of(route, vault), route.origin
     if secret is None:
         return f"names the secret '{route.secret}', which the sandbox does not have"
-    if secret.binding is None or not secret.binding.admits_place(origin.host, origin.port):
+    if secret.binding is None or not secret.admits(origin.host, origin.port):
         return f"names the secret '{route.secret}', which is not bound to its host {origin.host}:{origin.port}"
     return ""
 

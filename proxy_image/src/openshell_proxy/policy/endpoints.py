@@ -330,9 +330,6 @@ class EndpointReader:
             notice(self.keys["protocol"], "protocol sql is not judged: every statement passes")
         if (not host or "*" in host) and any(internal(network) for network in allowed_ips):
             notice(self.keys["allowed_ips"], "any name that the host pattern matches may lead to internal addresses")
-        if "credential_binding" in self.keys:
-            text = "credential_binding has no effect: a secret names the hosts, ports and paths that it is bound to"
-            notice(self.keys["credential_binding"], text)
 
     def _allowed_ips(self) -> tuple[Network, ...]:
         found: list[Network] = []

@@ -131,13 +131,15 @@ def compile_policy(document: Document, digest: str = "", notices: Iterable[str] 
     )
 
 
-def load_policy(text: str, *, source: str = "policy", default_enforcement: Enforcement = "enforce") -> Policy:
+def load_policy(
+    text: str, *, source: str = "policy", default_enforcement: Enforcement = "enforce", composed: bool = False
+) -> Policy:
     """Parse, validate and compile a policy text. Raises :class:`PolicyError` with every error found.
 
-    ``digest`` of the result is the SHA-256 of the text's bytes.
+    ``digest`` of the result is the SHA-256 of the text's bytes. Only a *composed* text may have the entries of providers.
     """
     reader = Reader(source)
-    document = read_document(reader, text, default_enforcement)
+    document = read_document(reader, text, default_enforcement, composed)
     if len(document.endpoints) > MAX_ENDPOINTS:
         reader.errors.append(f"{source}:1: the policy has more than {MAX_ENDPOINTS} endpoints")
     if not reader.errors:

@@ -15,7 +15,7 @@ from openshell_proxy.policy.static import read_filesystem, read_landlock, read_m
 TOP = ("version", "filesystem_policy", "landlock", "process", "network_policies", "network_middlewares")
 
 
-def read_document(reader: Reader, text: str, default_enforcement: Enforcement) -> Document:
+def read_document(reader: Reader, text: str, default_enforcement: Enforcement, composed: bool = False) -> Document:
     """What a policy text says; errors and notices are gathered in *reader*. What has errors is read as far as it goes.
 
     Raises :class:`PolicyError` where there is nothing to read.
@@ -29,6 +29,8 @@ def read_document(reader: Reader, text: str, default_enforcement: Enforcement) -
     policies = top.get("network_policies")
     for key, node in (reader.mapping(policies, "network_policies") if policies is not None else {}).items():
         endpoints += _read_policy(reader, key, node, default_enforcement)
+        if key.startswith("_provider_") and not composed:
+            reader.error(node, f"network policy '{key}': names beginning with _provider_ are reserved")
     read_middlewares(reader, top.get("network_middlewares"), endpoints)
     for name in ("filesystem_policy", "landlock", "process"):
         if name in top:
@@ -45,8 +47,6 @@ def read_document(reader: Reader, text: str, default_enforcement: Enforcement) -
 
 def _read_policy(reader: Reader, key: str, node: yaml.Node, default: Enforcement) -> list[Endpoint]:
     section = reader.mapping(node, f"network policy '{key}'", ("name", "endpoints", "binaries"))
-    if key.startswith("_provider_"):
-        reader.error(node, f"network policy '{key}': names beginning with _provider_ are reserved")
     reader.text(section.get("name"), "name")
     if (binaries := section.get("binaries")) is not None:
         for item in reader.items(binaries, "binaries"):

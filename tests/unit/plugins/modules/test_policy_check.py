@@ -21,7 +21,7 @@ def test_a_good_policy_is_judged_in_a_confined_container(host: Host) -> None:
         assert (found["changed"], found["judged"], found["notices"]) == (False, True, ["n"])
     assert " ".join(host.calls("run")[0]) == (
         "run --rm -i --network none --cap-drop ALL --security-opt no-new-privileges "
-        "--env OPENSHELL_DEFAULT_ENFORCEMENT=audit --http-proxy=false --ulimit nofile=1:1 --pull never "
+        "--env OPENSHELL_DEFAULT_ENFORCEMENT=audit --http-proxy=false --env OPENSHELL_POLICY_COMPOSED=true --ulimit nofile=1:1 --pull never "
         "proxy check-policy --json --source policy -"
     )
     assert host.stdin_of("run").decode() == WISH["policy"]
