@@ -11,7 +11,12 @@ from typing import Dict, List, Mapping
 
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_audit import Drift, audit
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import ContainerSpec, files_archive
-from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, container_networks, is_running
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
+    Podman,
+    container_networks,
+    is_paused,
+    is_running,
+)
 
 REPLACED_SUFFIX = "-replaced"
 
@@ -65,10 +70,10 @@ def create(podman: Podman, spec: ContainerSpec) -> None:
 def replace(podman: Podman, spec: ContainerSpec, networks: Mapping[str, str], running: bool | None) -> None:
     """Make the container anew under its name; the old one is kept aside until the new one stands."""
     old = podman.container(spec.name) or {}
-    was_running = is_running(old)
+    was_running = is_running(old) or is_paused(old)
     aside = spec.name + REPLACED_SUFFIX
     try:
-        podman.run(["stop", "--time", str(spec.stop_timeout), spec.name])
+        podman.stop(spec.name, spec.stop_timeout)
         podman.run(["rename", spec.name, aside])
         create(podman, spec)
         for network in sorted(set(networks) - {spec.network}):
@@ -104,10 +109,12 @@ def repair(podman: Podman, name: str, networks: Mapping[str, str], running: bool
         podman.network_disconnect(network, name)
     for network in sorted(set(networks) - set(found)):
         podman.network_connect(network, name, networks[network] or None)
-    if running is True and not is_running(inspected):
+    if running is True and is_paused(inspected):
+        podman.unpause(name)
+    elif running is True and not is_running(inspected):
         podman.start(name)
-    elif running is False and is_running(inspected):
-        podman.run(["stop", name])
+    elif running is False and (is_running(inspected) or is_paused(inspected)):
+        podman.stop(name)
 
 
 def before_and_after(todo: Plan, spec: ContainerSpec) -> Dict[str, Dict[str, object]]:

@@ -300,6 +300,19 @@ class Podman:
                 raise PodmanError("start", found.get("State", {}).get("ExitCode", 0), f"{name} ended at once: {said}")
             time.sleep(0.1)
 
+    def stop(self, name: str, timeout: int | None = None) -> None:
+        """Stop a container, a paused one too; *timeout* in seconds, else the container's own."""
+        if is_paused(self.container(name)):
+            self.unpause(name)  # a frozen process hears no signal, and Podman refuses to stop it
+        self.run(["stop", *(["--time", str(timeout)] if timeout is not None else []), name])
+
+    def pause(self, name: str) -> None:
+        """Freeze the container's processes; Podman takes running ones only."""
+        self.run(["pause", name])
+
+    def unpause(self, name: str) -> None:
+        self.run(["unpause", name])
+
     def remove_container(self, name: str, stop_timeout: int = 10) -> bool:
         """Stop and remove a container; True when it was there. Idempotent."""
         done = self._remove(["rm", "--force", "--time", str(stop_timeout), "--volumes", name])
@@ -416,6 +429,10 @@ def container_is_ours(inspected: Json) -> bool:
 
 def is_running(inspected: Json | None) -> bool:
     return bool(inspected) and (inspected or {}).get("State", {}).get("Status") == "running"
+
+
+def is_paused(inspected: Json | None) -> bool:
+    return bool(inspected) and (inspected or {}).get("State", {}).get("Status") == "paused"
 
 
 def _label_args(labels: Mapping[str, str]) -> List[str]:

@@ -16,6 +16,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     Podman,
     container_labels,
     container_networks,
+    is_paused,
     is_running,
 )
 from ansible_collections.openshell.sandbox.plugins.module_utils.preflight import ALLOWED_CAPABILITIES
@@ -86,14 +87,19 @@ def invariants(names: SandboxNames, agent: Json | None, proxy: Json | None) -> L
 
 
 def state_of(agent: Json | None, proxy: Json | None, ready: bool, drifted: bool) -> str:
-    """``running``, ``stopped``, ``drifted`` (walls are not what they must be) or ``degraded`` (parts are missing)."""
+    """``running``, ``paused`` (the agent is, its sidecar runs), ``stopped``, ``degraded`` or ``drifted``.
+
+    Degraded is one whose parts are missing, drifted one whose walls are not what they must be.
+    """
     if drifted:
         return "drifted"
     if agent is None or proxy is None:
         return "degraded"
     running = (is_running(agent), is_running(proxy))
     if running == (False, False):
-        return "stopped"
+        return "degraded" if is_paused(agent) or is_paused(proxy) else "stopped"
+    if is_paused(agent) and ready:
+        return "paused"
     return "running" if all(running) and ready else "degraded"
 
 

@@ -47,7 +47,7 @@ sandboxes:
       description: Name of the sandbox.
       type: str
     state:
-      description: One of C(running), C(stopped), C(degraded) and C(drifted).
+      description: One of C(running), C(paused), C(stopped), C(degraded) and C(drifted).
       type: str
     drift:
       description: What of the walls is not what it must be.

@@ -114,6 +114,11 @@ class FakePodman:
 
     def stop(self, name: str) -> None:
         container = self.get("container", name)
+        if container["State"]["Status"] == "paused":
+            raise Failure(125, f"Error: {name} is in state paused: container state improper")
+        self.end(container)
+
+    def end(self, container: Json) -> None:
         if container["State"]["Pid"]:
             os.kill(container["State"]["Pid"], 9)
         container["State"].update(Status="exited" if container["State"]["StartedAt"] != NEVER else "created", Pid=0)
@@ -173,9 +178,15 @@ class FakePodman:
         elif command == "rm":
             if names[0] not in self.state["containers"]:
                 return ""  # with --force not an error
-            self.stop(names[0])
+            self.end(self.state["containers"][names[0]])
             del self.state["containers"][names[0]]
             return names[0]
+        elif command in ("pause", "unpause"):
+            container = self.get("container", names[0])
+            before, after = ("running", "paused") if command == "pause" else ("paused", "running")
+            if container["State"]["Status"] != before:
+                raise Failure(125, f"Error: {names[0]} is not {before}: container state improper")
+            container["State"]["Status"] = after
         elif command == "kill":
             container = self.get("container", names[0])
             if container["State"]["Status"] != "running":

@@ -16,7 +16,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names im
 from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_config import digest
 from host import NAMES, Host, make_sandbox
 
-RUNNING, STOPPED = {"State": {"Status": "running"}}, {"State": {"Status": "exited"}}
+RUNNING, STOPPED, PAUSED = ({"State": {"Status": status}} for status in ("running", "exited", "paused"))
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,12 @@ RUNNING, STOPPED = {"State": {"Status": "running"}}, {"State": {"Status": "exite
         (None, RUNNING, True, False, "degraded"),
         (RUNNING, None, False, False, "degraded"),
         (None, None, False, False, "degraded"),
+        (PAUSED, RUNNING, True, False, "paused"),
+        (PAUSED, RUNNING, False, False, "degraded"),
+        (PAUSED, STOPPED, False, False, "degraded"),
+        (RUNNING, PAUSED, False, False, "degraded"),
+        (PAUSED, PAUSED, False, False, "degraded"),
+        (PAUSED, RUNNING, True, True, "drifted"),
         (RUNNING, RUNNING, True, True, "drifted"),
         (STOPPED, STOPPED, False, True, "drifted"),
         (None, None, False, True, "drifted"),

@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from host import NAMES, Host, make_sandbox
 
 
@@ -25,6 +28,53 @@ def test_stopping_and_starting(host: Host) -> None:
         before = len(host.calls())
         again = host.module("sandbox_state", sandbox_name="demo", state=state)
         assert (again["changed"], host.changed_since(before)) == (False, [])
+
+
+def test_restarting_is_stopping_and_starting(host: Host) -> None:
+    make_sandbox(host)
+    order = [["stop", NAMES.agent], ["stop", NAMES.proxy], ["start", NAMES.proxy], ["start", NAMES.agent]]
+    before = len(host.calls())
+    assert host.module("sandbox_state", check=True, sandbox_name="demo", state="restarted")["changed"]
+    assert host.changed_since(before) == []
+    assert host.module("sandbox_state", sandbox_name="demo", state="restarted")["changed"]
+    assert host.changed_since(before) == order
+
+
+def test_pausing_freezes_the_agent_alone(host: Host) -> None:
+    make_sandbox(host)
+    for state, command in (("paused", "pause"), ("unpaused", "unpause")):
+        before = len(host.calls())
+        assert host.module("sandbox_state", check=True, sandbox_name="demo", state=state)["changed"]
+        done = host.module("sandbox_state", diff=True, sandbox_name="demo", state=state)
+        assert (done["changed"], done["diff"]["after"]) == (True, {NAMES.agent: state})
+        assert host.changed_since(before) == [[command, NAMES.agent]]
+        assert not host.module("sandbox_state", sandbox_name="demo", state=state)["changed"]
+
+
+@pytest.mark.parametrize("state", ["started", "stopped", "restarted"])
+def test_a_paused_one_can_be_brought_to_any_state(host: Host, state: str) -> None:
+    make_sandbox(host)
+    host.direct.pause(NAMES.agent)
+    before = len(host.calls())
+    assert host.module("sandbox_state", sandbox_name="demo", state=state)["changed"]
+    assert host.changed_since(before)[0] == ["unpause", NAMES.agent]
+    found = {name: one["State"]["Status"] for name, one in host.state["containers"].items()}
+    assert set(found.values()) == {"exited" if state == "stopped" else "running"}
+
+
+def test_a_stopped_one_cannot_be_paused(host: Host) -> None:
+    make_sandbox(host, started=False)
+    for state in ("paused", "unpaused"):
+        told = "sandbox 'demo' is stopped; start it with start_sandbox.yml"
+        assert host.refusal("sandbox_state", sandbox_name="demo", state=state) == told
+
+
+def test_the_agent_waits_for_a_sidecar_that_runs_and_is_not_ready(host: Host) -> None:
+    make_sandbox(host)
+    host.direct.stop(NAMES.agent)
+    Path(host.direct.volume(NAMES.tls_volume)["Mountpoint"], ".ready").unlink()  # type: ignore[index]
+    assert "is not ready" in host.refusal("sandbox_state", sandbox_name="demo", state="started", timeout=0)
+    assert host.state["containers"][NAMES.agent]["State"]["Status"] == "exited"
 
 
 def test_a_stray_network_goes_before_the_start(host: Host) -> None:
