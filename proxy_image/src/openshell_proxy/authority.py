@@ -78,8 +78,9 @@ def _key_pem(key: SubjectKey) -> bytes:
     )
 
 
-class SniMismatch(Exception):
-    """A client named another host in its TLS hello than the one it asked the proxy for."""
+def names(server_name: str | None, host: str) -> bool:
+    """Whether a TLS hello with *server_name*, or without any, may be meant for *host*."""
+    return server_name is None or server_name.lower().rstrip(".") == host
 
 
 class Authority:
@@ -130,8 +131,7 @@ class Authority:
         _load_chain(context, self._leaf_key_pem + self._leaf(host, now))
 
         def named(_socket: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext) -> int | None:
-            same = name is None or name.lower().rstrip(".") == host
-            return None if same else int(ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
+            return None if names(name, host) else int(ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
 
         context.sni_callback = named
         return context

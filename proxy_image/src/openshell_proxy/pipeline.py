@@ -184,10 +184,8 @@ class Pipeline:
         *fields* and *target* are for the destination, with placeholders; *intent* is what policy and log may see.
         """
         assert intent.request is not None
-        generation, messages = self.generation, None
-        policy = generation.policy
-        try:
-            self.under_way.begin(event)
+        generation = self.generation
+        with _OneRequest(self, intent, event):
             body = functools.partial(read_body, client, head, fields)
             decision, addresses = await self.admit(intent, event, body, head.named)
             if decision.inspects and h2c_upgrade(head):
@@ -201,34 +199,22 @@ class Pipeline:
             async def connect(fresh: bool) -> UpstreamStream:
                 return await self.pool.connect(origin, addresses, fresh or once)
 
-            event.allowed = True
-            if decision.message_policy or decision.credentials.websocket_rewrite:
-                messages = Messages(self, policy, intent, event, decision, passage)
-
             def upgraded() -> None:
                 self.audit.event(dataclasses.replace(event))
                 self.under_way.follow(event, lambda: exchange.passed())
 
+            event.allowed, messages = True, None
+            if decision.message_policy or decision.credentials.websocket_rewrite:
+                messages = Messages(self, generation.policy, intent, event, decision, passage)
             exchange = Exchange(
                 client, head, target, fields, connect, self.pool, event, upgraded,
                 messages.open if messages else None, changes=passage.changes, once=once,
             )  # fmt: skip
-            return await exchange.run()
-        except Refusal as refusal:
-            _refused(event, refusal)
-            raise
-        except asyncio.CancelledError:
-            if not self.under_way.expired(event):
-                raise
-            raise self._stood_still(intent, event) from None
-        finally:
-            self.under_way.end(event)
-            if messages is not None:
-                messages.end()
-            if event.status == 101:
-                self.audit.ended(event)
-            else:
-                self.audit.event(event)
+            try:
+                return await exchange.run()
+            finally:
+                if messages is not None:
+                    messages.end()
 
     async def stream(
         self, intent: Intent, fields: list[Header], target: str, event: Event,
@@ -241,8 +227,7 @@ class Pipeline:
         that have come and gone so far.
         """
         generation = self.generation
-        try:
-            self.under_way.begin(event)
+        with _OneRequest(self, intent, event):
             self.under_way.follow(event, passed)
             decision, addresses = await self.admit(intent, event, named=Head(1, fields).named)
             if not generation.relays_http2(intent.host, intent.port) or decision.credentials.body_rewrite:
@@ -254,25 +239,49 @@ class Pipeline:
             access.fields(fields)
             event.allowed = True
             await relay(addresses)
-        except Refusal as refusal:
-            _refused(event, refusal)
-            raise
-        except asyncio.CancelledError:
-            if not self.under_way.expired(event):
-                raise
-            raise self._stood_still(intent, event) from None
-        finally:
-            self.under_way.end(event)
-            self.audit.event(event)
 
-    def _stood_still(self, intent: Intent, event: Event) -> Exception:
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _OneRequest:
+    """The time of one request from decision to end: it counts as under way, may not stand still, and is logged."""
+
+    pipeline: Pipeline
+    intent: Intent
+    event: Event
+
+    def __enter__(self) -> None:
+        try:
+            self.pipeline.under_way.begin(self.event)
+        except Refusal as refusal:
+            self._end(refusal)
+            raise
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        expired = isinstance(error, asyncio.CancelledError) and self.pipeline.under_way.expired(self.event)
+        late = self._stood_still() if expired else error
+        self._end(late)
+        if late is not None and late is not error:
+            raise late from None
+
+    def _end(self, error: BaseException | None) -> None:
+        event = self.event
+        if isinstance(error, Refusal):
+            event.refused(error)
+            if error.code in CREDENTIAL_REFUSALS:  # it may come after policy has allowed the request
+                event.allowed, event.engine, event.reason = False, "credentials", error.detail
+        self.pipeline.under_way.end(event)
+        if event.status == 101:
+            self.pipeline.audit.ended(event)
+        else:
+            self.pipeline.audit.event(event)
+
+    def _stood_still(self) -> Exception:
         """What a request ends with on which no byte came for too long."""
-        event.reason = f"no byte came for {self.limits.idle:g} seconds"
+        event, intent = self.event, self.intent
+        event.reason = f"no byte came for {self.pipeline.limits.idle:g} seconds"
         if event.status:
             return Broken(event.reason)
-        late = Refusal(504, "upstream_timeout", f"{intent.host}:{intent.port} did not answer: {event.reason}")
-        event.refused(late)
-        return late
+        return Refusal(504, "upstream_timeout", f"{intent.host}:{intent.port} did not answer: {event.reason}")
 
 
 def _to_parse(request: Request | None) -> int:
@@ -285,13 +294,6 @@ def _to_parse(request: Request | None) -> int:
 def _target(intent: Intent) -> tuple[str, Mapping[str, Sequence[str]]]:
     assert intent.request is not None
     return intent.request.path, intent.request.query
-
-
-def _refused(event: Event, refusal: Refusal) -> None:
-    """Note what the client is told; a credential's refusal may come after policy has allowed the request."""
-    event.refused(refusal)
-    if refusal.code in CREDENTIAL_REFUSALS:
-        event.allowed, event.engine, event.reason = False, "credentials", refusal.detail
 
 
 def _denied(intent: Intent, decision: Decision) -> Refusal:

@@ -22,6 +22,7 @@ from h2.errors import ErrorCodes
 from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PriorityFrame
 from loopback import HOST, SECONDS, World, hello, rest
 from openshell_proxy.refusal import header_text
+from openshell_proxy.relay import sites
 from openshell_proxy.settings import Limits
 
 BIG = bytes(range(256)) * 32_768  # 8 MiB: more than any window on the way
@@ -274,12 +275,24 @@ async def test_connect_within_http2_is_refused(two: Two, extra: Fields) -> None:
     assert peer.core.remote_settings.enable_connect_protocol == 0
 
 
-async def test_a_head_that_is_too_large_is_a_431(two: Two) -> None:
-    port = await two.start()
-    peer = await two.peer(port)
-    stream = peer.ask(head(port, b"/", b"GET", *[(b"x-%d" % n, b"y" * 1000) for n in range(17)]))
-    await peer.over(stream)
-    assert peer.heads[stream][0][b":status"] == b"431"
+@pytest.mark.parametrize(
+    ("limits", "fields", "detail"),
+    [
+        (Limits(), [(b"x", b"y" * 900)] * 18, "the request's head is larger than 16384 bytes"),
+        (Limits(head=2048), [(b"x", b"y" * 2000)], "the request's head is larger than 2048 bytes"),
+        (Limits(), [(b"x", b"")] * 201, "there are more than 200 header fields"),
+        (Limits(headers=8), [(b"x", b"")] * 9, "there are more than 8 header fields"),
+    ],
+)
+async def test_a_head_beyond_the_limits_in_force_is_a_431(
+    two: Two, limits: Limits, fields: Fields, detail: str
+) -> None:
+    peer, port = await limited(two, echo, limits)
+    good, bad = peer.ask(head(port, b"/", b"GET", *fields[1:])), peer.ask(head(port, b"/", b"GET", *fields))
+    for stream in (good, bad):
+        await peer.over(stream)
+    assert [peer.heads[stream][0][b":status"] for stream in (good, bad)] == [b"200", b"431"]
+    assert peer.json(bad)["detail"] == detail
 
 
 @pytest.mark.parametrize("body", [b"123", b"1234567"])
@@ -468,6 +481,116 @@ async def test_a_stream_that_the_origin_has_not_looked_at_is_asked_once_more(two
     assert peer.heads[stream][0][b":status"] == b"200"
 
 
+async def test_a_refused_stream_is_not_asked_again_without_its_body(two: Two) -> None:
+    streams: list[int] = []
+
+    async def refuse(peer: Peer, stream: int) -> None:
+        streams.append(stream)
+        peer.core.update_settings({4: 0})  # no window: the body waits
+        peer.core.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+        peer.flush()
+
+    port = await two.start(refuse)
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, b"/", b"POST"), end=False)
+    await peer.send(stream, b"body")
+    await peer.over(stream)
+    assert (peer.resets, streams) == ({stream: ErrorCodes.REFUSED_STREAM}, [1])
+
+
+async def test_trailers_without_a_field_are_an_end(two: Two) -> None:
+    async def origin(peer: Peer, stream: int) -> None:
+        await peer.over(stream)
+        assert stream not in peer.trailers
+        peer.core.send_headers(stream, [(b":status", b"200")])
+        peer.core.send_data(stream, peer.bodies[stream])
+        peer.core.send_headers(stream, [(b"proxy-authenticate", b"ours to drop")], end_stream=True)
+        peer.flush()
+
+    port = await two.start(origin)
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, b"/", b"POST"), end=False)
+    peer.core.send_data(stream, b"body")
+    peer.flush()
+    peer.writer.write(HeadersFrame(stream, data=b"", flags=["END_HEADERS", "END_STREAM"]).serialize())
+    await peer.over(stream)
+    assert (peer.bodies[stream], stream in peer.ended, peer.trailers) == (b"body", True, {})
+
+
+async def test_a_head_that_promises_a_body_and_ends_is_a_502(two: Two) -> None:
+    async def origin(peer: Peer, stream: int) -> None:
+        peer.core.send_headers(stream, [(b":status", b"200"), (b"content-length", b"5")], end_stream=True)
+        peer.flush()
+
+    port = await two.start(origin)
+    peer = await two.peer(port)
+    stream = peer.ask(head(port))
+    await peer.over(stream)
+    assert peer.heads[stream][0][b":status"] == b"502"
+    assert peer.json(stream)["error"] == "upstream_protocol_error"
+    assert (await two.world.events())[-2]["http_response"]["code"] == 502
+
+
+def fill(peer: Peer, stream: int) -> None:
+    """Send all that the windows let through."""
+    while size := min(peer.core.local_flow_control_window(stream), 16_384):
+        peer.core.send_data(stream, bytes(size))
+    peer.flush()
+
+
+async def test_what_a_lost_destination_left_unsent_is_no_loss_to_the_clients_connection(two: Two) -> None:
+    """Bodies that nobody takes, of more than the connection's window of 16 MiB together."""
+
+    async def lose(peer: Peer, stream: int) -> None:
+        if peer.heads[stream][0][b":path"] == b"/lose":
+            await peer.until(lambda: len(peer.bodies.get(stream, b"")) == 65_535)
+            peer.writer.transport.abort()
+        else:
+            await echo(peer, stream)
+
+    port = await two.start(lose)
+    client = await two.peer(port)
+    for _ in range(20):
+        stream = client.ask(head(port, b"/lose", b"POST"), end=False)
+        await client.until(lambda: client.core.outbound_flow_control_window > 65_535)
+        fill(client, stream)
+        await client.over(stream)
+    last = client.ask(head(port, b"/", b"POST"), end=False)
+    await client.send(last, b"x")
+    await client.over(last)
+    assert client.bodies[last] == b"x"
+
+
+@pytest.mark.parametrize("leave", ["abort", "reset", "stand still"])
+async def test_what_a_client_left_unread_is_no_loss_to_the_destinations_connection(two: Two, leave: str) -> None:
+    """Eight times the stream's window of 2 MiB is all of the connection's."""
+    peers: list[Peer] = []
+
+    async def much(peer: Peer, stream: int) -> None:
+        peer.core.send_headers(stream, [(b":status", b"200")])
+        fill(peer, stream)
+
+    made = await two.world.origin(origin_of(much, peers), tls=["h2"])
+    await two.world.start(rest(made.port), limits=Limits(idle=1 if leave == "stand still" else 3600))
+    client = await two.peer(made.port)
+    client.acknowledge = False
+    streams = [client.ask(head(made.port)) for _ in range(8)]
+    await client.until(lambda: len(client.heads) == 8)
+    async with asyncio.timeout(SECONDS):
+        while not peers or peers[0].core.outbound_flow_control_window > 65_535:
+            await asyncio.sleep(0)
+    if leave == "abort":
+        client.writer.transport.abort()
+    elif leave == "reset":
+        for stream in streams:
+            client.core.reset_stream(stream)
+        client.flush()
+    async with asyncio.timeout(SECONDS):
+        while peers[0].core.outbound_flow_control_window < 8_000_000:
+            await asyncio.sleep(0)
+    assert made.connections == 1
+
+
 async def test_interim_responses_head_and_early_answers(two: Two) -> None:
     async def origin(peer: Peer, stream: int) -> None:
         method = peer.heads[stream][0][b":method"]
@@ -493,6 +616,39 @@ async def test_a_client_of_http2_alone_is_told_that_the_origin_speaks_http1_only
     assert peer.heads[stream][0][b":status"] == b"502"
     assert "speaks HTTP/1.1 only" in peer.json(stream)["detail"]
     assert there.received == 0
+
+
+async def test_an_origin_that_spoke_http1_only_is_asked_again_after_a_while(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await two.world.origin(hello, tls=True)
+    await two.world.start(rest(there.port))
+    for seconds, connections in ((3600, 1), (0, 2)):
+        monkeypatch.setattr(sites, "DOUBT_SECONDS", seconds)
+        for _ in range(2):
+            await two.peer(there.port)
+        assert there.connections >= connections
+        assert (there.connections == 1) == (connections == 1)
+
+
+async def test_no_destination_is_dialled_for_a_hello_that_names_another(two: Two) -> None:
+    port = await two.start()
+    client = await two.world.tunnel(port, tls=False)
+    context = ssl.create_default_context(cafile=two.world.directory / "tls/ca.pem")
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await client.start_tls(context, "other.test")
+    await two.peer(port)
+    assert two.there.connections == 1  # of the second client
+    assert any("TLS with the client failed" in one.get("status_detail", "") for one in await two.world.events())
+
+
+async def test_a_hello_that_does_not_end_is_not_waited_for(two: Two) -> None:
+    made = await two.world.origin(origin_of(echo), tls=["h2"])
+    await two.world.start(rest(made.port), limits=Limits(handshake=1))
+    client = await two.world.tunnel(made.port, tls=False)
+    await client.send(b"\x16\x03\x01\x01\x00\x01")
+    assert await client.ended() == b""
+    assert made.connections == 0
 
 
 async def test_a_grpc_client_is_refused_in_its_own_words(two: Two) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from openshell_proxy.audit import Entrance, Event
 from openshell_proxy.authority import Authority
 from openshell_proxy.entrances.authority_form import check_host, parse_authority
-from openshell_proxy.entrances.peek import Kind, first_kind, readable
+from openshell_proxy.entrances.hello import ClientHello, peek_hello
+from openshell_proxy.entrances.peek import Kind, discard, first_kind, readable
 from openshell_proxy.entrances.requests import LINGER_SECONDS, Requests, within_tunnel
 from openshell_proxy.inference import INFERENCE
 from openshell_proxy.pipeline import Generation, Pipeline
@@ -165,8 +166,7 @@ class Tunnel:
         try:
             if tls:
                 relayed = bool(addresses) and self.pipeline.generation.relays_http2(host, port)
-                http2 = relayed and await self.pipeline.pool.speaks_http2(origin, addresses)
-                context = self.authority.context(host, http2)
+                context = self.authority.context(host, relayed and await self._speaks_http2(origin, addresses))
                 await loop.connect_accepted_socket(
                     lambda: client, self.sock, ssl=context, ssl_handshake_timeout=limits.handshake
                 )
@@ -176,6 +176,7 @@ class Tunnel:
             why = getattr(error, "reason", None) or type(error).__name__
             reason = f"TLS with the client failed ({why}); it may pin its certificates: tls: skip passes it uninspected"
             self._deny(Event(self.entrance, False, host, port), reason, "tls")
+            discard(self.sock)
             self.sock.close()
             return
         if origin == INFERENCE:
@@ -189,6 +190,17 @@ class Tunnel:
             await ClientConnection(self.pipeline, origin).serve(client)
             return
         await Requests(self.pipeline, client, "tunnel", within_tunnel(origin), origin).serve(limits.first_head)
+
+    async def _speaks_http2(self, origin: Origin, addresses: tuple[str, ...]) -> bool:
+        """Whether the destination does. It is not dialled for a client that will be refused for naming another one."""
+        pool = self.pipeline.pool
+        if not pool.knows(origin):
+            hello = ClientHello()
+            async with asyncio.timeout(self.pipeline.limits.handshake):
+                await peek_hello(self.sock, hello)
+            if not hello.may_mean(origin.host):
+                return False
+        return await pool.speaks_http2(origin, addresses)
 
     async def _blind(self, upstream: socket.socket, decision: Decision, event: Event) -> None:
         """Bytes both ways, unseen; a second line tells when it ended and how much it was.

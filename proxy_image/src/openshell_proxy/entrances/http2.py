@@ -88,7 +88,8 @@ class ClientConnection(Endpoint):
             self._count_reset()
             return
         side.expected = head.length
-        task = self._loop.create_task(self._serve(side, head, too_large(fields, self.pipeline.limits.head)))
+        limits = self.pipeline.limits
+        task = self._loop.create_task(self._serve(side, head, too_large(fields, limits.head, limits.headers)))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         side.on_reset = functools.partial(_cancel, task)
@@ -113,7 +114,7 @@ class ClientConnection(Endpoint):
             else:
                 self._idle_timer = self._loop.call_later(self.pipeline.limits.keep_alive, self.retire)
 
-    async def _serve(self, side: Side, head: Head, large: bool) -> None:
+    async def _serve(self, side: Side, head: Head, large: str) -> None:
         try:
             await self._one(side, head, large)
             if not side.closed:
@@ -130,12 +131,12 @@ class ClientConnection(Endpoint):
             side.reset(ErrorCodes.INTERNAL_ERROR)
             raise
 
-    async def _one(self, side: Side, head: Head, large: bool) -> None:
+    async def _one(self, side: Side, head: Head, large: str) -> None:
         origin, method = self.origin, head.pseudo[b":method"].decode("ascii")
         event = Event("tunnel", False, origin.host, origin.port, method)
         try:
             if large:
-                raise Refusal(431, "request_header_too_large", "the request's head is larger than 16 KiB")
+                raise Refusal(431, "request_header_too_large", large)
             intent, path = self._intent(head, method)
         except Refusal as refusal:
             self._audit_bad(event, refusal.detail, refusal.status)

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 from collections.abc import Callable
 from typing import Literal
 
 FIRST_BYTES = 24
+MOST = 16_384 + 5  # one TLS record (RFC 8446, 5.1): a hello
 Kind = Literal["tls", "http", "h2", "unknown", "silent"]
 
 _METHOD = re.compile(rb"[A-Z]{3,16} ")
@@ -67,6 +69,12 @@ async def peek(sock: socket.socket, count: int, enough: Callable[[bytes], bool])
     finally:
         if sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def discard(sock: socket.socket) -> None:
+    """Take what has been peeked at, so that a close does not become a reset."""
+    with contextlib.suppress(OSError):
+        sock.recv(MOST)
 
 
 async def first_kind(sock: socket.socket) -> Kind:

@@ -12,83 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 
 from openshell_proxy.audit import Event
 from openshell_proxy.authority import Authority
-from openshell_proxy.entrances.authority_form import host_name
 from openshell_proxy.entrances.connect import Tunnel, send_last, send_refusal
+from openshell_proxy.entrances.hello import ClientHello, peek_hello
 from openshell_proxy.entrances.listener import Serve
-from openshell_proxy.entrances.peek import classify, first_kind, peek
+from openshell_proxy.entrances.peek import classify, first_kind
 from openshell_proxy.entrances.requests import origin_form, serve_requests
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.policy import Intent
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.upstream import Origin
-
-
-class _Handshake(ssl.SSLObject):
-    """A server's side of a handshake that goes no further than the client's hello."""
-
-    understood = False
-    server_name: str | None = None
-
-
-def _stop(handshake: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext) -> int:
-    """What OpenSSL calls with the name, or None, once it has read the hello; the alert it returns ends the handshake."""
-    assert isinstance(handshake, _Handshake)
-    handshake.understood, handshake.server_name = True, name
-    return int(ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
-
-
-_READS_HELLOS = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-_READS_HELLOS.sslobject_class = _Handshake
-_READS_HELLOS.sni_callback = _stop
-
-
-class ClientHello:
-    """A client's TLS hello as OpenSSL reads it, from bytes that stay where they are."""
-
-    def __init__(self) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        handshake = _READS_HELLOS.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        assert isinstance(handshake, _Handshake)
-        self._handshake = handshake
-        self._done = False
-        self.fed = 0
-        self.error = "it has no end"
-
-    def feed(self, data: bytes) -> bool:
-        """Read on in *data*, all that has come so far; True once more of it would tell nothing new."""
-        if self._done:
-            return True
-        self._incoming.write(data[self.fed :])
-        self.fed = len(data)
-        try:
-            self._handshake.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        except ssl.SSLError as error:
-            self.error = error.reason
-        self._done = True
-        return True
-
-    def problem(self) -> str:
-        """Why it leads nowhere, or ""."""
-        if not self._handshake.understood:
-            return f"the client's first bytes are no TLS hello: {self.error}"
-        if self._handshake.server_name is None:
-            return "the client's TLS hello has no server name (SNI), so where it wants to go is not known"
-        return "" if self.host else "the server name (SNI) of the client's TLS hello is not a host name"
-
-    @property
-    def host(self) -> str:
-        """The host that it names, as a policy writes it; "" if none."""
-        return host_name(self._handshake.server_name or "")
-
-    def alert(self) -> bytes:
-        """The TLS alert that tells the client that its hello is refused; may be empty."""
-        return self._outgoing.read()
 
 
 def tls_port(pipeline: Pipeline, authority: Authority) -> Serve:
@@ -100,8 +35,7 @@ def tls_port(pipeline: Pipeline, authority: Authority) -> Serve:
         hello, first = ClientHello(), b""
         try:
             async with asyncio.timeout(limits.first_head):
-                first, _ = await peek(sock, limits.head, hello.feed)
-            hello.feed(first)  # what came all at once, and more of it, was not asked about
+                first = await peek_hello(sock, hello)
         except TimeoutError:
             hello.error = "it did not come in time"
         if not hello.fed:

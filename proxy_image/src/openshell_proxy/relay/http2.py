@@ -93,7 +93,8 @@ class Side:
         self.early_trailers: list[Header] | None = None
         self.queue: deque[bytes] = deque()
         self.trailers: list[Header] | None = None
-        self.ending = self.sent_end = self.got_head = self.got_end = self.closed = False
+        self.ending = self.sent_end = self.got_end = self.closed = False
+        self.given = False  # whether anything of a body or trailers has come to be sent
         self.expected: int | None = None
         self.received = 0
         self.sent = 0
@@ -122,10 +123,12 @@ class Side:
             self.other.send(data)
 
     def got_trailers(self, trailers: list[Header]) -> None:
+        if not trailers:
+            return  # an empty section is an end like any other, and the library sends none
         if self.other is None:
             self.early_trailers = trailers
         else:
-            self.other.trailers = trailers
+            self.other.trail(trailers)
 
     def ended(self) -> None:
         if self.expected is not None and self.received != self.expected:
@@ -147,11 +150,20 @@ class Side:
         """Let what comes, and what came already, go to *other*, and the other way."""
         self.other, other.other = other, self
         early, self.early = self.early, []
-        other.trailers = self.early_trailers
+        if self.early_trailers is not None:
+            other.trail(self.early_trailers)
         for data in early:
             other.send(data)
         if self.got_end:
             other.finish()
+
+    def part(self) -> None:
+        """Leave the other one: what is still held for it here can go nowhere."""
+        other = self.other
+        if other is not None:
+            self._drop()
+            other._drop()
+            self.other = other.other = None
 
     def send_head(self, fields: list[Header], end: bool = False) -> None:
         if not self.closed:
@@ -160,7 +172,12 @@ class Side:
             if end:
                 self._sent_all()
 
+    def trail(self, trailers: list[Header]) -> None:
+        """End the stream with them, once it ends."""
+        self.given, self.trailers = True, trailers
+
     def send(self, data: bytes) -> None:
+        self.given = True
         self.queue.append(data)
         if len(self.queue) == 1:
             self.pump()
@@ -228,15 +245,18 @@ class Side:
     def forget(self) -> None:
         """The stream is over. What it still held goes back to its sender's window."""
         self.closed = True
-        held = sum(map(len, self.queue))
+        self._drop()
+        self.endpoint.over(self)
+
+    def _drop(self) -> None:
+        """What is held here counts in the windows of connections that go on."""
+        held, early = (sum(map(len, kept)) for kept in (self.queue, self.early))
         self.queue.clear()
-        early = sum(map(len, self.early))
         self.early = []
         if self.other is not None and held:
             self.other.accepted(held)
         if early:
             self.accepted(early)
-        self.endpoint.over(self)
 
 
 class Endpoint(asyncio.Protocol):
@@ -303,11 +323,9 @@ class Endpoint(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True
         for side in list(self.streams.values()):
-            side.closed = True
+            side.forget()
             if side.on_reset is not None:
                 side.on_reset(None)
-        self.streams.clear()
-        self.waiting.clear()
 
     def pause_writing(self) -> None:
         self.paused = True

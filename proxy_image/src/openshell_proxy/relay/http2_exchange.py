@@ -71,12 +71,15 @@ class StreamExchange:
         finally:
             upstream.on_reset = client.on_sent = None
             self.event.bytes_out, self.event.bytes_in = upstream.sent, client.sent
+            client.part()
             upstream.reset(ErrorCodes.CANCEL)
-            client.other = None
 
     def _untouched(self, upstream: Side, code: int | None) -> bool:
-        """Whether nothing has come of the request, by the destination's word or because repeating it is safe."""
-        if self.answered or upstream.sent:
+        """Whether nothing has come of the request, by the destination's word or because repeating it is safe.
+
+        And whether it could be repeated: what was given to the stream of its body is gone with that.
+        """
+        if self.answered or upstream.given:
             return False
         return code == ErrorCodes.REFUSED_STREAM or (code is None and self.method in REPEATABLE)
 
@@ -96,10 +99,10 @@ class StreamExchange:
             if status == 101:
                 raise Malformed("101 does not exist in HTTP/2")
             if status >= 200:
-                self.answered, self.event.status = True, status
                 upstream.expected = 0 if self.method == "HEAD" or status in (204, 304) else head.length
                 if end and upstream.expected:
                     raise Malformed("the body is shorter than its Content-Length")
+                self.answered, self.event.status = True, status
             self.client.send_head([(b":status", head.pseudo[b":status"]), *head.fields], end)
 
         return on_head

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from openshell_proxy.relay.http1 import MAX_HEADERS, Header
+from openshell_proxy.relay.http1 import Header
 
 # Tokens without capitals; a pseudo-header's colon is looked at apart from them (RFC 9113, 8.2.1).
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
@@ -53,9 +53,11 @@ def list_size(fields: Iterable[Header]) -> int:
     return sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in fields)
 
 
-def too_large(fields: list[Header], limit: int) -> bool:
-    """Whether a request's head is more than is read."""
-    return len(fields) > MAX_HEADERS or list_size(fields) > limit
+def too_large(fields: list[Header], size: int, count: int) -> str:
+    """Why a request's head is more than is read: *size* as :func:`list_size` has it, *count* fields; "" if it is not."""
+    if sum(field[0][:1] != b":" for field in fields) > count:
+        return f"there are more than {count} header fields"
+    return f"the request's head is larger than {size} bytes" if list_size(fields) > size else ""
 
 
 def read_head(fields: Iterable[Header], kind: Kind) -> Head:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,15 +18,27 @@ if TYPE_CHECKING:
     from openshell_proxy.relay.http2_upstream import Upstream
 
 KNOWN_ORIGINS = 1024
+DOUBT_SECONDS = 300.0  # after which an origin that did not speak HTTP/2 is asked again
 
 
 class Site:
-    """What is known of one origin: ``speaks`` HTTP/2, not, or None: not known; and the connections to it."""
+    """What is known of one origin, and the connections to it."""
 
     def __init__(self) -> None:
-        self.speaks: bool | None = None
+        self._speaks: bool | None = None
+        self._asked = 0.0
         self.connections: list[Upstream] = []
         self.dialling = asyncio.Lock()
+
+    @property
+    def speaks(self) -> bool | None:
+        """Whether it speaks HTTP/2. None: not known, or it did not, which was too long ago to count."""
+        stale = self._speaks is False and time.monotonic() - self._asked >= DOUBT_SECONDS
+        return None if stale else self._speaks
+
+    @speaks.setter
+    def speaks(self, speaks: bool | None) -> None:
+        self._speaks, self._asked = speaks, time.monotonic()
 
     def free(self, addresses: Sequence[str]) -> Upstream | None:
         """A connection that takes one more stream, at one of the *addresses* validated for it."""

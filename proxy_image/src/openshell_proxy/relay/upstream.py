@@ -93,6 +93,10 @@ class Pool:
                 self.sites[origin].speaks = None
             raise
 
+    def knows(self, origin: Origin) -> bool:
+        """Whether :meth:`speaks_http2` would answer without a connection."""
+        return self.sites[origin].speaks is not None
+
     async def speaks_http2(self, origin: Origin, addresses: Sequence[str]) -> bool:
         """Whether the *origin* speaks HTTP/2; asked by a connection that then serves the first request.
 
