@@ -30,10 +30,13 @@ POLICY = "policy.yaml"
 UPSTREAM_CA = "upstream-ca.pem"
 UPSTREAM_PROXY_AUTH = "upstream-proxy-auth"
 SECRETS = "secrets.json"
+INFERENCE = "inference.json"
 
 # Certificates are public but long; a diff names their digest.
 SHOWN_AS_DIGEST = frozenset({UPSTREAM_CA})
-SECRET = frozenset({UPSTREAM_PROXY_AUTH, SECRETS})
+SECRET = frozenset({UPSTREAM_PROXY_AUTH, SECRETS, INFERENCE})
+# Where the sidecar tells what is wrong with a file; of every other one with the policy.
+_ERRORS = {SECRETS: "credentials_error", INFERENCE: "inference_error"}
 
 
 class Rejected(Exception):
@@ -58,6 +61,11 @@ def policy_config(names: SandboxNames, policy: str) -> Config:
 def secrets_config(names: SandboxNames, document: str) -> Config:
     """The secrets alone, in a sandbox that exists."""
     return Config({SECRETS: document}, DIRECTORY, names.proxy_volume, UID)
+
+
+def inference_config(names: SandboxNames, document: str) -> Config:
+    """The routes of inference alone, in a sandbox that exists."""
+    return Config({INFERENCE: document}, DIRECTORY, names.proxy_volume, UID)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +138,8 @@ def _hand_over(
     podman.run(["kill", "--signal", "HUP", container])
     try:
         sentinel = wait_ready(podman, container, tls_volume, timeout, answered)
-        refused: Any = sentinel.get("credentials_error" if SECRETS in config.files else "policy_error")
+        place = next((_ERRORS[name] for name in config.files if name in _ERRORS), "policy_error")
+        refused: Any = sentinel.get(place)
     except NotReady as error:
         refused = str(error)
     if refused:
