@@ -28,6 +28,7 @@ from openshell_proxy.destination import Guard, connected_networks
 from openshell_proxy.entrances import gateway_forward, transparent
 from openshell_proxy.entrances.dns import Datagrams, RefusedNames, serve_stream
 from openshell_proxy.entrances.listener import Connections, Listener, proxy_port
+from openshell_proxy.memory import Memory
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.resolver import Resolver
 from openshell_proxy.settings import DNS_PORT, GATEWAY_PORT, HTTP_PORT, PROXY_PORT, TLS_PORT, Settings
@@ -67,7 +68,8 @@ class Sidecar:
         self.refused_names = RefusedNames(self.audit)
         self.control = Control(settings.control_socket, self.status, self.reload)
         self.listeners: list[Listener | Datagrams] = []
-        self.sweeper: asyncio.Task[None] | None = None
+        self.memory = Memory(self.connections, self.audit, settings.cgroup)
+        self.watchers: list[asyncio.Task[None]] = []
         self.ports = ports
         self.started = time.time()
 
@@ -101,7 +103,8 @@ class Sidecar:
             raise StartError(f"cannot listen at {settings.proxy_ip}: {error.strerror}") from None
         for listener in self.listeners:
             listener.begin()
-        self.sweeper = asyncio.get_running_loop().create_task(pipeline.under_way.watch())
+        watches = (pipeline.under_way.watch(), self.memory.watch())
+        self.watchers += [asyncio.get_running_loop().create_task(watch) for watch in watches]
         self._publish()
         self.audit.lifecycle("started", **self.configuration.report())
 
@@ -137,8 +140,8 @@ class Sidecar:
         """No longer ready, no new connection, a moment for those under way, then the end: within a second."""
         self.ready_file.unlink(missing_ok=True)
         self._close_listeners()
-        if self.sweeper is not None:
-            self.sweeper.cancel()
+        for watcher in self.watchers:
+            watcher.cancel()
         if self.connections.tasks:
             await asyncio.wait(self.connections.tasks, timeout=DRAIN_SECONDS)
         tasks = list(self.connections.tasks)

@@ -104,6 +104,7 @@ class Settings:
     limits: Limits = Limits()
     failure_mode: FailureMode = "retain_last_valid"
     upstream_proxy: UpstreamProxy | None = None
+    cgroup: Path = Path("/sys/fs/cgroup")
 
     @property
     def policy_file(self) -> Path:

@@ -15,10 +15,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
 
 import pytest
 from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, World, hello, read_request, rest
-from openshell_proxy.entrances.listener import Listener
+from openshell_proxy.audit import Audit
+from openshell_proxy.entrances.listener import Connections, Listener
+from openshell_proxy.memory import Memory
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.policy import Decision, Intent, Policy, parse_query
 from openshell_proxy.settings import Limits
@@ -177,3 +181,41 @@ async def test_a_document_that_takes_long_to_parse_holds_nobody_up(world: World)
         assert (await quick.response()).status == 200
         done.set()
         assert (await slow.response()).status == 200
+
+
+async def test_where_memory_is_scarce_nobody_is_let_in_until_it_is_not(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    assert world.sidecar is not None
+    memory, used = world.sidecar.memory, 80
+    memory.most = 100
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "used", lambda: used)
+        before = await world.client()
+        await before.send(get(there.port))
+        assert (await before.response()).status == 200
+        memory.look()
+        client = await world.client()
+        got = await client.response()
+        assert (got.status, got.json["detail"]) == (503, "memory is scarce")
+        await before.send(get(there.port))  # one that is there already is served
+        assert (await before.response()).status == 200
+        used = 60
+        memory.look()
+        client = await world.client()
+        await client.send(get(there.port))
+        assert (await client.response()).status == 200
+
+
+def test_without_a_limit_nothing_is_looked_at(tmp_path: Path) -> None:
+    for text in ("max\n", None):
+        if text is not None:
+            (tmp_path / "memory.max").write_text(text)
+        memory = Memory(Connections(1), cast(Audit, None), tmp_path)
+        asyncio.run(asyncio.wait_for(memory.watch(), SECONDS))
+        (tmp_path / "memory.max").unlink(missing_ok=True)
+
+
+def test_what_sockets_hold_counts(tmp_path: Path) -> None:
+    (tmp_path / "memory.stat").write_text("anon 1\nsock 1000000000000\nsock_other 5\n")
+    assert 10**12 < Memory(Connections(1), cast(Audit, None), tmp_path).used() < 2 * 10**12

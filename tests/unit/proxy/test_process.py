@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -19,15 +21,17 @@ from pathlib import Path
 import dns.message
 import pytest
 from openshell_proxy.authority import new_authority
+from openshell_proxy.memory import DIRE
 
 ADDRESS = f"127.77.{os.getpid() // 256 % 256}.{os.getpid() % 256}"  # another one for a run beside this one
 PORTS = (3128, 8081, 10080, 10443, 10053)
 # The real ones but for those below 1024, which a sandbox opens to everybody and a developer's machine does not.
 SERVE = f"""
-import os, sys
+import dataclasses, os, pathlib, sys
 from openshell_proxy.server import serve
 from openshell_proxy.settings import read_settings
-sys.exit(serve(read_settings(os.environ), {PORTS}))
+cgroup = pathlib.Path(os.environ["CGROUP"])
+sys.exit(serve(dataclasses.replace(read_settings(os.environ), cgroup=cgroup), {PORTS}))
 """
 SERVING = [sys.executable, "-c", SERVE]
 POLICY = {"version": 1, "network_policies": {"a": {"endpoints": [{"host": "a.test", "port": 443}]}}}
@@ -54,6 +58,7 @@ class Process:
             "OPENSHELL_STATE_DIR": str(directory / "state"),
             "OPENSHELL_RUN_DIR": str(directory / "run"),
             "OPENSHELL_AUTHORITY": str(directory / "authority.pem"),
+            "CGROUP": str(directory),  # without a limit as long as a test writes none
         }
 
     def command(self, *args: str) -> subprocess.CompletedProcess[str]:
@@ -216,3 +221,48 @@ def test_its_memory_is_shown_to_nobody(process: Process) -> None:
         [sys.executable, "-c", dumps], env=process.environ, text=True, capture_output=True, check=True
     )
     assert done.stdout.strip() == "0"
+
+
+def held_up() -> socket.socket:
+    """A connection on which a body has begun that is judged as a whole."""
+    sock = socket.create_connection((ADDRESS, PORTS[0]), 30)
+    sock.sendall(f"POST http://a.test/ HTTP/1.1\r\nHost: a.test\r\nContent-Length: {16 << 20}\r\n\r\n".encode())
+    return sock
+
+
+def test_an_agent_that_fills_every_buffer_does_not_exceed_the_memory(process: Process) -> None:
+    """What 100 connections send is 800 MiB; the sidecar, of 300 MiB, ends some of them and serves on."""
+    limit = 300 << 20
+    (process.directory / "memory.max").write_text(f"{limit}\n")
+    endpoint = {"host": "a.test", "port": 80, "protocol": "graphql", "access": "full"}
+    endpoint |= {"graphql_max_body_bytes": 16 << 20}
+    process.policy.write_text(json.dumps({"version": 1, "network_policies": {"a": {"endpoints": [endpoint]}}}))
+    process.start()
+    assert process.running is not None
+    first, *others = (held_up() for _ in range(101))
+    for sock in others:
+        with contextlib.suppress(OSError):
+            sock.sendall(bytes(8 << 20))
+    status = Path(f"/proc/{process.running.pid}/status").read_text()
+    peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) << 10
+    assert limit * DIRE < peak < limit
+    assert not _stands(others[-1])
+    assert _stands(first)  # the oldest connection has seen nothing of it
+    for sock in (first, *others):
+        sock.close()
+    deadline = time.monotonic() + 60
+    while not _answers(b"GET http://b.test/ HTTP/1.1\r\nHost: b.test\r\n\r\n").startswith(b"HTTP/1.1 403"):
+        assert time.monotonic() < deadline
+    _, stdout, _ = process.end()
+    assert "memory is scarce: the newest connections are ended" in stdout
+
+
+def _stands(sock: socket.socket) -> bool:
+    """Whether the sidecar has neither ended the connection nor said anything."""
+    return not select.select([sock], [], [], 0.5)[0]
+
+
+def _answers(request: bytes) -> bytes:
+    with socket.create_connection((ADDRESS, PORTS[0]), 30) as sock:
+        sock.sendall(request)
+        return sock.recv(100)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 
 from openshell_proxy.audit import Audit, Event
@@ -34,18 +34,26 @@ class Connections:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], None] = {}  # the oldest first
+        self.scarce = False  # whether there is no memory for another one
         self._turned_away: set[asyncio.Task[None]] = set()
 
     def full(self) -> bool:
-        return len(self.tasks) >= self.limit
+        return self.scarce or len(self.tasks) >= self.limit
+
+    def begin(self, serving: Coroutine[None, None, None]) -> None:
+        """Count in the connection that *serving* serves, until it ends."""
+        task = asyncio.get_running_loop().create_task(serving)
+        self.tasks[task] = None
+        task.add_done_callback(lambda done: self.tasks.pop(done, None))
 
     def turn_away(self, client: socket.socket) -> None:
         """Tell one that is too many so; where even those are too many it is just closed."""
         if len(self._turned_away) >= TURNED_AWAY:
             client.close()
             return
-        refusal = Refusal(503, "overloaded", "too many connections are open", retry_after=RETRY_AFTER)
+        why = "memory is scarce" if self.scarce else "too many connections are open"
+        refusal = Refusal(503, "overloaded", why, retry_after=RETRY_AFTER)
         task = asyncio.get_running_loop().create_task(send_refusal(client, refusal))
         self._turned_away.add(task)
         task.add_done_callback(self._turned_away.discard)
@@ -100,7 +108,8 @@ class Listener:
                 return
             client.setblocking(False)
             if peer[0] != self.agent_ip or self.connections.full():
-                who = "not the agent of this sandbox" if peer[0] != self.agent_ip else "too many open connections"
+                full = "memory is scarce" if self.connections.scarce else "too many open connections"
+                who = "not the agent of this sandbox" if peer[0] != self.agent_ip else full
                 self.audit.event(Event("client", False, peer[0], self.port, engine="client", reason=who))
                 if self.http and peer[0] == self.agent_ip:
                     self.connections.turn_away(client)
@@ -108,9 +117,7 @@ class Listener:
                     client.close()
                 continue
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.get_running_loop().create_task(self._serve(client))
-            self.connections.tasks.add(task)
-            task.add_done_callback(self.connections.tasks.discard)
+            self.connections.begin(self._serve(client))
 
     async def _serve(self, client: socket.socket) -> None:
         try:
