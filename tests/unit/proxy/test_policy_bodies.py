@@ -247,6 +247,10 @@ GRAPHQL: dict[str, Any] = {
         ({"query": "mutation IssueX { createIssue { id } deleteIssue { id } }"}, False),
         ({"query": "subscription { viewer }"}, False),
         ([{"query": "{ viewer }"}, {"query": "{ admin }"}], False),
+        ([{"query": "{ admin }"}, {"query": "{ viewer }"}], False),
+        ([{"query": "mutation IssueX { deleteIssue { id } }"}, {"query": "{ viewer }"}], False),
+        ([{"id": "unknown"}, {"query": "{ viewer }"}], False),
+        ([{"query": "{ viewer }"}, {"query": "{ viewer }"}], True),
         ({"extensions": {"persistedQuery": {"sha256Hash": "abc"}}}, True),
         ({"id": "abc"}, True),
         ({"id": "bad"}, False),
@@ -270,10 +274,48 @@ def test_graphql_presets_and_other_methods() -> None:
     assert not ask(policy, {"query": "subscription { a }"}).allowed
     assert not ask(policy, None, "OPTIONS").allowed
     assert not ask(policy, None, "PUT").allowed
+    assert ask(policy, {"query": "{ a }"}, with_body=True).allowed
     get = Request("GET", "/x", {"query": ("{ a }",)})
     assert policy.decide(Intent(HOST, 443, get)).allowed
     hidden = policy.decide(Intent(HOST, 443, Request("GET", "/x", {"query": ("{ a }",)}, with_body=True)))
     assert (hidden.allowed, hidden.error) == (False, "invalid_graphql_request")
+
+
+def test_a_rule_for_everything_beside_graphql_does_not_free_its_messages() -> None:
+    rules = [allow(method="*", path="**"), allow(operation_type="query")]
+    policy = load("websocket", rules=rules)
+    assert ask(policy, None, "GET").message_policy
+    assert not ask(policy, {"type": "start", "payload": {"query": "mutation { a }"}}, "WEBSOCKET_TEXT").allowed
+    assert not ask(load("websocket", rules=rules[:1]), None, "GET").message_policy
+
+
+def test_a_broad_endpoint_beside_graphql_does_not_refuse_its_operations() -> None:
+    beside = {"host": HOST, "port": 443, "protocol": "rest", "enforcement": "enforce", "access": "full"}
+    policy = load("graphql", beside, path="/x", rules=[allow(operation_type="query")])
+    assert ask(policy, {"query": "{ a }"}).allowed
+    assert not ask(policy, {"query": "mutation { a }"}).allowed
+
+
+@pytest.mark.parametrize(
+    ("protocol", "allowing", "denying", "body"),
+    [
+        ("graphql", {"operation_type": "*"}, {"operation_type": "mutation"}, {"query": "mutation { a }"}),
+        ("json-rpc", {"method": "*"}, {"method": "a"}, call()),
+        ("mcp", {"method": "tools/call", "tool": "*"}, {"method": "tools/call", "tool": "a"},
+         call("tools/call", params={"name": "a"})),
+    ],
+)  # fmt: skip
+def test_conditions_of_rules_about_bodies(
+    protocol: str, allowing: dict[str, str], denying: dict[str, str], body: Any
+) -> None:
+    here, fails = {"when": "request.path == '/x'"}, {"when": "abs(request.path) == `1`"}  # abs() of a text
+    for condition, allows, denies in ((here, True, True), (fails, False, True)):
+        allowed = load(protocol, rules=[allow(**allowing, **condition)])
+        denied = load(protocol, rules=[allow(**allowing)], deny_rules=[denying | condition])
+        assert ask(allowed, body).allowed is allows
+        assert ask(denied, body).allowed is not denies
+        assert not ask(allowed, body, path="/y").allowed
+        assert ask(denied, body, path="/y").allowed is (condition is here)
 
 
 def test_messages_that_carry_graphql() -> None:
