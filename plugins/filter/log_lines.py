@@ -47,11 +47,14 @@ def log_lines(events: Sequence[Mapping[str, Any]]) -> List[str]:
 def _line(event: Mapping[str, Any]) -> str:
     moment = datetime.fromtimestamp(event.get("time", 0) / 1000, timezone.utc)
     rule, more = event.get("firewall_rule") or {}, event.get("unmapped") or {}
+    call = more.get("inference") or {}
     notes = {
         "policy": rule.get("name"),
         "engine": rule.get("type"),
         "status": (event.get("http_response") or {}).get("code"),
         "reason": event.get("status_detail") or more.get("policy_error"),
+        "model": call.get("model"),
+        "tokens": f"{call.get('input_tokens')}/{call.get('output_tokens')}" if call.get("output_tokens") else "",
         "lines dropped": more.get("lines_dropped"),
     }
     told = " ".join(f"[{name}:{value}]" for name, value in notes.items() if value)

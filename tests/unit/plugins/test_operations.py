@@ -156,6 +156,8 @@ def test_a_line_for_a_person() -> None:
     line = log_lines([event])[0]
     assert re.match(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ L7_REQUEST deny POST api\.test:443/a \[policy:api\]", line)
     assert "[status:403]" in line and "[reason:" in line
+    event["unmapped"]["inference"] = {"model": "gpt", "input_tokens": 11, "output_tokens": 7}
+    assert "[model:gpt] [tokens:11/7]" in log_lines([event])[0]
 
 
 def test_lines_that_are_no_events_are_left_out() -> None:

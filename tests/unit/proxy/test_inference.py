@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import json
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -626,6 +627,27 @@ async def test_a_client_that_waits_for_leave_gets_it(world: World) -> None:
     await client.send(BODY)
     assert (await client.response()).status == 200
     assert "expect" not in seen[0][1]
+
+
+async def test_a_large_body_is_parsed_aside(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has one parsed holds up nobody else, as far as the interpreter lets go of it."""
+    threads: list[str] = []
+    prepare = entrance.prepare
+
+    def noted(*args: Any) -> Any:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return prepare(*args)
+
+    monkeypatch.setattr(entrance, "prepare", noted)
+    _, seen = await start(world)
+    client = await local(world)
+    for size in (100, entrance.PARSED_AT_ONCE):
+        await client.send(call(body=json.dumps({"messages": ["x" * size]}).encode()))
+        assert (await client.response()).status == 200
+    assert threads == ["MainThread", "inference"]
+    assert json.loads(seen[1][2])["model"] == "real"
+    await client.send(call(body=b"[" * (entrance.PARSED_AT_ONCE + 1)))
+    assert (await client.response()).status == 400
 
 
 async def test_calls_at_once_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from openshell_proxy.inference.errors import CallRefusal, error_body, no_call, no_routes, stream_error
 from openshell_proxy.inference.patterns import PATTERNS, detect
-from openshell_proxy.inference.request import forwarded, read_call, rewritten_body
+from openshell_proxy.inference.request import forwarded, prepare, read_call, rewritten_body
 from openshell_proxy.inference.routes import PROVIDERS, Route, Routes, backend_url, call_url
 from openshell_proxy.relay.http1 import parse_request_head
 from openshell_proxy.relay.upstream import Origin
@@ -105,6 +105,22 @@ def test_the_routes_model_replaces_the_clients() -> None:
     assert made == {**json.loads(body), "model": "real-model"}
     without = read_call(CHAT, "/v1/chat/completions", b"{}")
     assert json.loads(rewritten_body(route(), CHAT, without, b"{}")) == {"model": "real-model"}
+
+
+def test_a_body_with_the_routes_model_stays_as_it_is() -> None:
+    body = b'{ "model":"real-model", "n": 1E2 }'
+    made = prepare(Routes([route()]), CHAT, "/v1/chat/completions", body)
+    assert (made.body, made.model, made.stream) == (body, "real-model", False)
+    assert (
+        prepare(Routes([route()]), CHAT, "/v1/chat/completions", b'{"model": "main"}').body
+        == b'{"model": "real-model"}'
+    )
+
+
+def test_no_route_takes_a_call_that_none_speaks() -> None:
+    with pytest.raises(CallRefusal, match="no compatible route") as refused:
+        prepare(Routes([route()]), MESSAGES, "/v1/messages", b"{}")
+    assert refused.value.status == 400
 
 
 def test_vertex_gets_what_it_takes() -> None:

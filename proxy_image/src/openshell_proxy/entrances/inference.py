@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 from openshell_proxy.audit import Event, redacted
 from openshell_proxy.entrances.requests import Requests, within_tunnel
@@ -17,7 +18,7 @@ from openshell_proxy.inference.call import Call
 from openshell_proxy.inference.errors import CallRefusal, no_call, no_routes
 from openshell_proxy.inference.models import models_answer
 from openshell_proxy.inference.patterns import MODELS, Pattern, Style, detect
-from openshell_proxy.inference.request import read_call
+from openshell_proxy.inference.request import prepare
 from openshell_proxy.inference.routes import Routes
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.policy import TargetError, canonical_path
@@ -28,7 +29,10 @@ from openshell_proxy.relay.stream import Stream
 from openshell_proxy.under_way import RETRY_AFTER
 
 MAX_CALLS = 64  # at once: a call's body and an answer that is gathered lie in memory
+PARSED_AT_ONCE = 65_536  # bytes; others are served while a thread parses more, one body at a time
 SHOWN_MODEL = 128
+
+_PARSER = ThreadPoolExecutor(1, "inference")
 
 
 class InferenceRequests(Requests):
@@ -103,13 +107,14 @@ class InferenceRequests(Requests):
     async def _call(
         self, head: RequestHead, pattern: Pattern, target: str, body: bytes, routes: Routes, event: Event
     ) -> bool:
-        asked = read_call(pattern, target, body)
-        route = routes.choose(pattern.name, asked.model)
-        if route is None:
-            detail = f"no compatible route: no inference route of this sandbox speaks {pattern.name}"
-            raise CallRefusal(400, "no_compatible_route", detail, style=pattern.style)
+        if len(body) <= PARSED_AT_ONCE:
+            prepared = prepare(routes, pattern, target, body)
+        else:
+            loop = asyncio.get_running_loop()
+            prepared = await loop.run_in_executor(_PARSER, prepare, routes, pattern, target, body)
+        route = prepared.route
         event.allowed, event.policy = True, route.name
-        call = Call(self.pipeline, self.client, head, pattern, target, asked, body, route, event)
+        call = Call(self.pipeline, self.client, head, pattern, target, prepared, event)
         try:
             return await call.run()
         finally:
@@ -117,8 +122,8 @@ class InferenceRequests(Requests):
                 "protocol": pattern.name,
                 "destination": f"{route.origin.host}:{route.origin.port}",
                 "model": route.model,
-                "asked_model": redacted(asked.model[:SHOWN_MODEL]),
-                "stream": asked.stream,
+                "asked_model": redacted(prepared.model[:SHOWN_MODEL]),
+                "stream": prepared.stream,
                 "input_tokens": call.usage.input,
                 "output_tokens": call.usage.output,
             }

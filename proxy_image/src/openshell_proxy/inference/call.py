@@ -22,7 +22,7 @@ from openshell_proxy.entrances.authority_form import render_host
 from openshell_proxy.inference.authorisation import Authorisation
 from openshell_proxy.inference.errors import CallRefusal, stream_error
 from openshell_proxy.inference.patterns import Pattern
-from openshell_proxy.inference.request import Asked, forwarded, rewritten_body
+from openshell_proxy.inference.request import Prepared, forwarded
 from openshell_proxy.inference.routes import Route, call_url
 from openshell_proxy.inference.usage import EventLines, Usage
 from openshell_proxy.policy import Decision, Intent
@@ -96,7 +96,7 @@ class _Content:
 
 @dataclasses.dataclass(slots=True)
 class Call:
-    """``path`` is the client's with its query, ``body`` its bytes, ``asked`` what was read of them.
+    """``path`` is the client's with its query, ``prepared`` what is to be sent.
 
     ``usage`` and ``event`` tell afterwards what came of it.
     """
@@ -106,12 +106,14 @@ class Call:
     head: RequestHead
     pattern: Pattern
     path: str
-    asked: Asked
-    body: bytes
-    route: Route
+    prepared: Prepared
     event: Event
     usage: Usage = dataclasses.field(default_factory=Usage)
     _finished: bool = False
+
+    @property
+    def route(self) -> Route:
+        return self.prepared.route
 
     async def run(self) -> bool:
         """Do it; True when the client's connection can carry another request.
@@ -119,16 +121,16 @@ class Call:
         Raises :class:`CallRefusal` while nothing of an answer has been sent, :class:`Broken` after.
         """
         upstream: UpstreamStream | None = None
-        limit = self.route.idle_seconds if self.asked.stream else self.route.seconds
+        limit = self.route.idle_seconds if self.prepared.stream else self.route.seconds
         try:
             async with asyncio.timeout(limit) as deadline:
                 upstream, head, echoes = await self._answer()
                 content, whole = _Content(upstream, head, echoes), bytearray()
-                while not self.asked.stream and not content.done:
+                while not self.prepared.stream and not content.done:
                     whole += await content.piece()
                 deadline.reschedule(None)
             keep = self.head.minor == 1 and self.head.persistent() and not self.client.last
-            if self.asked.stream:
+            if self.prepared.stream:
                 await self._stream(head, content, keep)
             else:
                 await self._send(head, echoes, bytes(whole), keep)
@@ -154,9 +156,9 @@ class Call:
     async def _answer(self) -> tuple[UpstreamStream, ResponseHead, Echoes]:
         """The connection on which an answer comes, its head, and what must not be seen of it."""
         route, pattern = self.route, self.pattern
-        url = urlsplit(call_url(route, pattern, self.path, self.asked.stream))
+        url = urlsplit(call_url(route, pattern, self.path, self.prepared.stream))
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        body = rewritten_body(route, pattern, self.asked, self.body)
+        body = self.prepared.body
         vault = self.pipeline.generation.vault
         authorised = Authorisation(route, vault, target, pattern.style, self.pipeline.post)
         origin = route.origin

@@ -13,13 +13,36 @@ from urllib.parse import unquote
 
 from openshell_proxy.inference.errors import CallRefusal
 from openshell_proxy.inference.patterns import Pattern
-from openshell_proxy.inference.routes import PROVIDERS, Route
+from openshell_proxy.inference.routes import PROVIDERS, Route, Routes
 from openshell_proxy.policy.jsonbody import BodyError, read_json
 from openshell_proxy.relay.http1 import Header, RequestHead
 
 VERTEX_VERSION = "vertex-2023-10-16"
 # An answer is asked for as it is, not compressed: it is searched for the key and for the tokens that it counts.
 PASSED = frozenset((b"content-type", b"accept", b"user-agent"))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prepared:
+    """A call as its route's destination gets it; ``model`` is still the client's."""
+
+    route: Route
+    model: str
+    stream: bool
+    body: bytes = dataclasses.field(repr=False)
+
+
+def prepare(routes: Routes, pattern: Pattern, path: str, body: bytes) -> Prepared:
+    """Choose the route for the call *pattern* at *path* (with its query) and rewrite its *body*. Raises :class:`CallRefusal`.
+
+    What is parsed of a large body takes a multiple of its size, and none of it outlives this.
+    """
+    asked = read_call(pattern, path, body)
+    route = routes.choose(pattern.name, asked.model)
+    if route is None:
+        detail = f"no compatible route: no inference route of this sandbox speaks {pattern.name}"
+        raise CallRefusal(400, "no_compatible_route", detail, style=pattern.style)
+    return Prepared(route, asked.model, asked.stream, rewritten_body(route, pattern, asked, body))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,10 +71,11 @@ def read_call(pattern: Pattern, path: str, body: bytes) -> Asked:
 
 def rewritten_body(route: Route, pattern: Pattern, asked: Asked, body: bytes) -> bytes:
     """The body for *route*: with its model, in the form that its provider takes. Raises :class:`CallRefusal` (400)."""
-    if pattern.after:
+    raw_predict = route.provider == "google-vertex-ai" and pattern.name == "anthropic_messages"
+    if pattern.after or (asked.model == route.model and not raw_predict):
         return body
     made = {**asked.body, "model": route.model}
-    if route.provider == "google-vertex-ai" and pattern.name == "anthropic_messages":
+    if raw_predict:
         made = {key: value for key, value in made.items() if key not in ("model", "context_management")}
         made.setdefault("anthropic_version", VERTEX_VERSION)
     try:
