@@ -25,7 +25,7 @@ from openshell_proxy.destination import DestinationError, Guard
 from openshell_proxy.messages import Messages
 from openshell_proxy.overrides import other_readings
 from openshell_proxy.policy import Decision, Intent, Policy, Request
-from openshell_proxy.refusal import Refusal, denied_connection, denied_destination, denied_request
+from openshell_proxy.refusal import OwnAnswer, Refusal, denied_connection, denied_destination, denied_request
 from openshell_proxy.relay.dialer import Dialer
 from openshell_proxy.relay.exchange import Broken, Exchange
 from openshell_proxy.relay.form import post_form
@@ -265,7 +265,9 @@ class _OneRequest:
 
     def _end(self, error: BaseException | None) -> None:
         event = self.event
-        if isinstance(error, Refusal):
+        if isinstance(error, OwnAnswer):
+            event.status, event.allowed, event.engine = error.status, True, "credentials"
+        elif isinstance(error, Refusal):
             event.refused(error)
             if error.code in CREDENTIAL_REFUSALS:  # it may come after policy has allowed the request
                 event.allowed, event.engine, event.reason = False, "credentials", error.detail

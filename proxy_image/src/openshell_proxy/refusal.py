@@ -61,6 +61,16 @@ class Refusal(Exception):
         return head.encode() + b"\r\n" + (b"" if head_only else body)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class OwnAnswer(Refusal):
+    """Not refused, but answered here with *content* (JSON): no destination is asked."""
+
+    content: bytes = b"{}"
+
+    def body(self) -> bytes:
+        return self.content
+
+
 def denied_connection(host: str, port: int, reason: str) -> Refusal:
     """An L4 refusal of a CONNECT."""
     more = {"reason": reason, "layer": "l4", "host": host, "port": port}

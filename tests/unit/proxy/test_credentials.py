@@ -16,7 +16,7 @@ import json
 import ssl
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 import websockets.asyncio.client
@@ -402,7 +402,7 @@ class TokenEndpoint:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line, _, body = await read_request(reader)
         assert line == "POST /token HTTP/1.1"
-        self.asked.append(dict(parse_qsl(body.decode())))
+        self.asked.append(dict(parse_qsl(body.decode("latin-1"))))
         await self.gate.wait()
         told = {"access_token": f"token-{len(self.asked)}-of-many", "expires_in": self.life, **self.more}
         writer.write(answer(json.dumps(told).encode(), self.status))
@@ -866,3 +866,91 @@ async def test_of_several_places_each_has_its_own_ports_and_paths(world: World) 
     await client.send(request(there.port, "/b", "GET", f"X-Key: {CANONICAL}"))
     assert (await client.response()).json["error"] == "credential_endpoint_mismatch"
     assert [fields["x-key"] for _, fields, _ in seen] == [VALUE]
+
+
+async def test_a_compressed_answer_that_is_cut_short_is_no_short_success(world: World) -> None:
+    whole = gzip.compress(b"a success" * 100)
+    for cut in (whole[:-1], whole[: len(whole) // 2], whole[:5], whole + whole[:7]):
+        with pytest.raises((asyncio.IncompleteReadError, OSError)):
+            await compressed(world, "gzip", cut)
+        await world.stop()
+    assert (await compressed(world, "gzip", b"")).body == b""
+
+
+async def told_by_the_sidecar(world: World, port: int, kind: str, body: bytes, name: str = "localhost") -> Response:
+    client = await world.client()
+    await client.send(f"CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n\r\n".encode())
+    assert (await client.head())[0] == 200
+    await client.start_tls(ssl.create_default_context(cafile=world.directory / "tls/ca.pem"), name)
+    lines = ["POST /token HTTP/1.1", f"Host: {name}:{port}", f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
+    await client.send(("\r\n".join(lines) + "\r\n\r\n").encode() + body)
+    return await client.response()
+
+
+async def selling(world: World, **more: str) -> tuple[TokenEndpoint, int, int, Seen]:
+    """A token endpoint which the policy allows as well, its port, that of a destination, and what this has seen."""
+    endpoint = TokenEndpoint()
+    url = await endpoint.start(world)
+    sold = int(url.rpartition(":")[2].partition("/")[0])
+    secret = oauth(url, "refresh_token", **more) | {"random": RANDOM, "header": "", "format": ""}
+    there, seen = await start(world, ok, secret)
+    world.reload(rest(there.port), rest(sold, host="localhost"))
+    return endpoint, sold, there.port, seen
+
+
+def as_form(**fields: str) -> tuple[str, bytes]:
+    return "application/x-www-form-urlencoded; charset=utf-8", urlencode(fields).encode()
+
+
+def as_json(**fields: str) -> tuple[str, bytes]:
+    return "application/json", json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize("written", [as_form, as_json])
+@pytest.mark.parametrize("placeholder", [CANONICAL, RANDOM, "rt-OPENSHELL-RESOLVE-ENV-KEY"])
+async def test_a_client_that_renews_its_token_by_itself_gets_the_placeholder(
+    world: World, written: Callable[..., tuple[str, bytes]], placeholder: str
+) -> None:
+    endpoint, sold, port, seen = await selling(world, scope="a b")
+    body = written(grant_type="refresh_token", client_id="the-client's-own", refresh_token=placeholder)
+    told = await told_by_the_sidecar(world, sold, *body)
+    assert told.status == 200
+    assert told.headers["content-type"] == "application/json"
+    expected = {"access_token": placeholder, "refresh_token": placeholder, "token_type": "Bearer", "scope": "a b"}
+    assert told.json == expected | {"expires_in": told.json["expires_in"]}
+    assert 3500 < told.json["expires_in"] <= 3600
+    assert [form["refresh_token"] for form in endpoint.asked] == ["refresh-secret"]
+    client = await world.tunnel(port)
+    await client.send(request(port, "/", "GET", f"Authorization: Bearer {told.json['access_token']}"))
+    assert (await client.response()).status == 200
+    assert seen[0][1]["authorization"] == "Bearer token-1-of-many"
+    assert len(endpoint.asked) == 1
+    written_log = await log(world)
+    assert "refresh-secret" not in written_log
+    assert "token-1-of-many" not in written_log
+    line = next(json.loads(one) for one in written_log.splitlines() if "POST" in one and "/token" in one)
+    assert (line["action_id"], line["firewall_rule"]["type"]) == (1, "credentials")
+
+
+async def test_the_token_endpoint_is_asked_where_the_placeholder_is_not_its_own(world: World) -> None:
+    endpoint, sold, _, _ = await selling(world)
+    for fields in (
+        {"refresh_token": "of-the-agent's-own"},
+        {"refresh_token": "openshell:resolve:env:NONE"},
+        {"a": CANONICAL},
+    ):
+        assert (await told_by_the_sidecar(world, sold, *as_form(**fields))).json["access_token"].startswith("token-")
+    assert [form.get("refresh_token") for form in endpoint.asked] == [
+        "of-the-agent's-own",
+        "openshell:resolve:env:NONE",
+        None,
+    ]
+    for body in (b"[1]", b"\xff", b"{"):
+        assert (await told_by_the_sidecar(world, sold, "application/json", body)).status == 200
+
+
+async def test_a_token_that_cannot_be_bought_is_said_to_the_client(world: World) -> None:
+    endpoint, sold, _, _ = await selling(world)
+    endpoint.status = "400 Bad Request"
+    told = await told_by_the_sidecar(world, sold, *as_form(refresh_token=CANONICAL))
+    assert (told.status, told.json["error"]) == (502, "token_grant_failed")

@@ -7,16 +7,19 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
+from urllib.parse import quote, unquote_plus, urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openshell_proxy.credentials.document import SecretsError, load_vault
+from openshell_proxy.credentials.passage import secret_forms
 from openshell_proxy.credentials.placeholders import MARKERS, reserved_key
 from openshell_proxy.credentials.rewrite import Access
-from openshell_proxy.credentials.streams import Echoes, Mask, Resolve, Transform, body_transform
+from openshell_proxy.credentials.streams import Echoes, Mask, Resolve, Transform, body_transform, is_json
 from openshell_proxy.credentials.vault import Secret, Vault
 from openshell_proxy.refusal import Refusal
 
@@ -383,3 +386,152 @@ def test_a_placeholder_encoded_twice_beside_one_that_is_replaced_is_refused() ->
     with pytest.raises(Refusal) as caught:
         access().target(f"/v1/x?k={CANONICAL}.openshell%253Aresolve%253Aenv%253AOTHER")
     assert caught.value.code == "invalid_credential_placeholder"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda told: "Basic  " + told,
+        lambda told: "basic\t" + told,
+        lambda told: " Basic " + told,
+        lambda told: "Basic " + told.rstrip("="),
+        lambda told: "Basic " + told.replace("+", "-").replace("/", "_"),
+        lambda told: "Basic " + told[:8] + " " + told[8:],
+        lambda told: "Basic " + told[:8] + "\t\t" + told[8:],
+        lambda told: 'Basic "' + told + '"',
+        lambda told: "Basic " + told + ", Basic eDp5",
+        lambda told: "Basic eDp5, Basic " + told,
+        lambda told: "Basic " + told.rstrip("=") + "====",
+        lambda told: "BASIC " + told + "=QUJD",
+    ],
+)
+@pytest.mark.parametrize("user", ["us\u00ff\u00bf\u00bf\u00ffr~~~?", "ab", "abc", "a"])
+def test_basic_that_only_a_lenient_server_reads_is_refused_where_it_holds_a_placeholder(
+    change: object, user: str
+) -> None:
+    def sent(credential: str) -> str:
+        told = base64.b64encode(f"{user}:{credential}".encode("latin-1")).decode()
+        return str(change(told))  # type: ignore[operator]
+
+    if sent(CANONICAL) != "Basic " + base64.b64encode(f"{user}:{CANONICAL}".encode("latin-1")).decode():
+        with pytest.raises(Refusal) as caught:
+            header(sent(CANONICAL))
+        assert caught.value.code == "invalid_credential_placeholder"
+    assert header(sent("a password of no interest")) == sent("a password of no interest")
+
+
+@pytest.mark.parametrize("before", ["", '"', "token=", "Bearer ", "(", "a, ", "k:", "/"])
+@pytest.mark.parametrize("after", ["", '"', ";", ",", " b", ")", "/x", ":"])
+def test_an_alias_counts_wherever_a_token_may_stand(before: str, after: str) -> None:
+    alias = "xoxb-OPENSHELL-RESOLVE-ENV-GITHUB_TOKEN"
+    assert header(f"{before}{alias}{after}") == f"{before}{VALUE}{after}"
+
+
+def percent(text: str) -> str:
+    return "".join(f"%{ord(char):02x}" for char in text)
+
+
+ENCODED = [
+    CANONICAL.replace(":", "%3A"),
+    CANONICAL.replace(":", "%3a", 1),
+    percent(CANONICAL),
+    "x" + percent("-OPENSHELL-RESOLVE-ENV-GITHUB_TOKEN"),
+    percent(RANDOM),
+    RANDOM[:-1] + percent(RANDOM[-1]),
+]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/vnd.api+json", "text/plain"])
+@pytest.mark.parametrize("encoded", ENCODED)
+def test_in_a_rewritten_body_an_encoded_placeholder_is_refused_however_it_is_cut(kind: str, encoded: str) -> None:
+    text = f'{{"a": "{CANONICAL} and {encoded}"}}'.encode()
+    for cut in range(len(text)):
+        transform = body_transform(access(), kind.encode())
+        with pytest.raises(Refusal) as caught:
+            feed(transform, [text[:cut], text[cut:]])
+        assert caught.value.code == "invalid_credential_placeholder"
+    one_by_one = body_transform(access(), kind.encode())
+    with pytest.raises(Refusal):
+        feed(one_by_one, [bytes([byte]) for byte in text])
+
+
+def test_in_a_rewritten_body_other_percent_signs_pass() -> None:
+    text = f'{{"a": "100%, %3A, %zz {CANONICAL}%20{RANDOM}"}}'
+    escaped = json.dumps(VALUE)[1:-1]
+    got = feed(body_transform(access(), b"application/json"), [text.encode()])
+    assert got.decode() == text.replace(CANONICAL, escaped).replace(RANDOM, escaped)
+
+
+def feed(transform: Transform, pieces: list[bytes]) -> bytes:
+    return b"".join(map(transform.feed, pieces)) + transform.end()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{}", True), ("[1]", True), (' \n\t{"a": 1}', True), ('"a text"', True), ("12", True), ("{} {}", True),
+        ("{not quite", True), ("a text", False), ("", False), ('"a" and more', False), ("token=1", False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_json(text: str, told: bool) -> None:
+    assert is_json(text.encode()) is told
+
+
+LEAKED = "ghp_l3aked/t0ken+~'\u00fc"
+STAND_IN = "ghp_St4ndInSt4ndInxxxx"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda value: value,
+        lambda value: json.dumps(value),
+        lambda value: json.dumps(value).replace("/", "\\/"),
+        lambda value: json.dumps(value, ensure_ascii=False).replace("/", "\\/"),
+        lambda value: quote(value, safe=""),
+        lambda value: quote(value),
+        lambda value: quote(value, safe="").lower(),
+        lambda value: urlencode({"k": value}),
+        lambda value: base64.b64encode(value.encode()).decode(),
+        lambda value: base64.urlsafe_b64encode(value.encode()).decode(),
+        lambda value: base64.b64encode(value.encode()).decode().rstrip("="),
+        *[lambda value, user=user: basic(f"{user}:{value}") for user in ("", "a", "ab", "x-access-token")],
+        *[lambda value, n=n: base64.b64encode(f"{'x' * n}{value}, and more".encode()).decode() for n in range(3)],
+    ],
+)  # fmt: skip
+def test_a_secret_in_any_of_the_plain_encodings_is_found_in_a_head_and_in_a_body(form: object) -> None:
+    echoes = Echoes(secret_forms(LEAKED.encode(), STAND_IN.encode()))
+    text = ("before " + form(LEAKED) + " after").encode()  # type: ignore[operator]
+    masked = echoes.masked(text)
+    assert masked.startswith(b"before ")
+    assert masked.endswith(b" after")
+    for cut in range(len(text) + 1):
+        assert feed(Mask(echoes), [text[:cut], text[cut:]]) == masked
+    assert feed(Mask(echoes), [bytes([byte]) for byte in text]) == masked
+    words = masked.decode().replace("\\/", "/")
+    # Nothing that decodes to more than a neighbour's few bits of it is left.
+    assert LEAKED[2:-2] not in words
+    assert LEAKED[2:-2] not in unquote_plus(words)
+    assert quote(LEAKED[4:-2], safe="") not in words
+    for at in range(len(words) - 8):
+        for length in (8, 12):
+            piece = words[at : at + length].translate(str.maketrans("-_", "+/"))
+            with contextlib.suppress(ValueError):
+                assert LEAKED[3:9].encode() not in base64.b64decode(piece + "=" * (-len(piece) % 4))
+
+
+def test_a_basic_password_that_comes_back_decodes_to_the_placeholder() -> None:
+    """Where the two are of one length, whatever user the destination names."""
+    value, seen = "s3cr3t-0123456789", "R4nd0mR4nd0mR4nd0"
+    echoes = Echoes(secret_forms(value.encode(), seen.encode()))
+    assert echoes.same_length
+    for user in ("", "a", "ab", "abc"):
+        told = base64.b64decode(echoes.masked(base64.b64encode(f"{user}:{value}".encode())))
+        assert told[len(user) + 2 :].decode() == seen[1:]
+
+
+def test_a_short_secret_is_not_looked_for_in_base64() -> None:
+    """It would be found in every answer."""
+    known = secret_forms(b"abcd", b"x")
+    assert all(len(one) >= 4 for one in known)
+    assert b"".join(sorted(known)) == b"abcd"

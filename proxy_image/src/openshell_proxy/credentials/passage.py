@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import json
+import re
 from collections.abc import Awaitable, Callable
-from urllib.parse import quote_from_bytes
+from urllib.parse import parse_qsl, quote_from_bytes
 
-from openshell_proxy.credentials.rewrite import Access
+from openshell_proxy.credentials.rewrite import QUERY, SEGMENT, Access
 from openshell_proxy.credentials.sigv4 import (
     AWS_KEYS,
     MAX_HASHED,
@@ -23,11 +25,21 @@ from openshell_proxy.credentials.sigv4 import (
     signed,
     unsigned,
 )
-from openshell_proxy.credentials.streams import Echoes, Inflated, Mask, Resolve, body_transform, json_escaped
+from openshell_proxy.credentials.streams import (
+    FORM_SAFE,
+    JSON_ESCAPES,
+    Echoes,
+    Inflated,
+    Mask,
+    Resolve,
+    body_transform,
+    is_json,
+    json_escaped,
+)
 from openshell_proxy.credentials.tokens import Post, RenewedToken
 from openshell_proxy.credentials.vault import Secret, Site, Vault
 from openshell_proxy.policy.model import Credentials
-from openshell_proxy.refusal import Refusal
+from openshell_proxy.refusal import OwnAnswer, Refusal
 from openshell_proxy.relay.http1 import Header, RequestHead, ResponseHead
 from openshell_proxy.relay.recode import Answer, Transform
 
@@ -42,7 +54,13 @@ CREDENTIAL_REFUSALS = frozenset(
         "token_grant_failed",
     )
 )
+_MAX_TOKEN_REQUEST = 65_536
+_BUYING = ("refresh_token", "client_secret", "assertion")  # what buys a token, by grant
 _NO_CONTENT = (204, 304)
+# How values are percent-encoded: wholly, with "/" left, and as this sidecar itself does in paths, queries and forms.
+_SAFE_SETS = ("", "/", SEGMENT, QUERY, FORM_SAFE)
+_MIN_BASE64 = 8  # characters; a shorter piece would be found in every answer
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class Passage:
@@ -83,12 +101,25 @@ class Passage:
 
     async def head(self, target: str, fields: list[Header], body: ReadBody) -> tuple[str, list[Header]]:
         """The request's target and fields with secrets; expiring ones are renewed first. *body* is for what it signs."""
+        if self._access.place in self._access.vault.token_places and self._method == "POST":
+            await self._sell(fields, body)
         if self._asked.signing:
             return await self._signed(target, fields, body)
         for token in self._tokens():
             await token.renew(self._post)
         self._sent = target, fields
         return self._access.target(target), self._fields(fields)
+
+    async def _sell(self, fields: list[Header], body: ReadBody) -> None:
+        """Answer a client that wants to renew by itself a token that is this sidecar's affair. Raises OwnAnswer then."""
+        told = _token_request(await body(_MAX_TOKEN_REQUEST), fields)
+        for key in _BUYING:
+            match = self._access.vault.pattern.fullmatch(told.get(key, "").encode())
+            secret = self._access.vault.named(match) if match else None
+            if secret is None or secret.token is None or secret.token.grant.place != self._access.place:
+                continue
+            await secret.token.renew(self._post)
+            raise OwnAnswer(200, "", "the sidecar has the token", content=secret.token.answer(told[key], key))
 
     async def _signed(self, target: str, fields: list[Header], body: ReadBody) -> tuple[str, list[Header]]:
         """The request as the client would have signed it, had it the keys (spec 2.6)."""
@@ -136,7 +167,7 @@ class Passage:
 
     def message(self, text: bytes) -> bytes | None:
         """A WebSocket's text message with secrets; None for one that must not be sent."""
-        resolve = Resolve(self._access, json_escaped if text[:1] in (b"{", b"[") else bytes)
+        resolve = Resolve(self._access, json_escaped if is_json(text) else bytes)
         try:
             return resolve.feed(text) + resolve.end()
         except Refusal:
@@ -170,6 +201,17 @@ class Passage:
         return site.echoes
 
 
+def _token_request(content: bytes, fields: list[Header]) -> dict[str, str]:
+    """The parameters of a token request: a form (RFC 6749, 6), or JSON as some clients have it; else none."""
+    try:
+        text = content.decode("utf-8")
+        types = [value.partition(b";")[0].strip().lower() for name, value in fields if name.lower() == b"content-type"]
+        found = json.loads(text) if types == [b"application/json"] else dict(parse_qsl(text))
+    except ValueError:
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+
+
 def _known(site: Site) -> dict[bytes, bytes]:
     """Every form of every secret of the place that an answer may plainly repeat, and what the agent sees instead."""
     known: dict[bytes, bytes] = {}
@@ -180,8 +222,20 @@ def _known(site: Site) -> dict[bytes, bytes]:
 
 
 def secret_forms(value: bytes, seen: bytes) -> dict[bytes, bytes]:
-    """The forms in which an answer may plainly repeat *value*, each with what the agent sees in its place."""
-    return {value: seen, json_escaped(value): json_escaped(seen), quote_from_bytes(value, safe="").encode(): seen}
+    """The forms in which an answer may plainly repeat *value*, each with what the agent sees in its place.
+
+    As it is, escaped for JSON, percent-encoded, and in base64 alone or with something around it.
+    """
+    forms = {value: seen, **{escape(value): escape(seen) for escape in JSON_ESCAPES}}
+    for safe in _SAFE_SETS:
+        encoded = quote_from_bytes(value, safe=safe)
+        lower = re.sub("%..", lambda code: code[0].lower(), encoded)
+        forms |= {encoded.encode(): seen, lower.encode(): seen, encoded.replace("%20", "+").encode(): seen}
+    for before in range(3):
+        for hidden, shown in zip(_in_base64(value, before), _in_base64(seen, before), strict=True):
+            if len(hidden.rstrip(b"=")) >= _MIN_BASE64:
+                forms |= {hidden: shown, hidden.translate(_URLSAFE): shown.translate(_URLSAFE)}
+    return forms
 
 
 def _forms(secret: Secret, value: bytes) -> dict[bytes, bytes]:
@@ -191,3 +245,15 @@ def _forms(secret: Secret, value: bytes) -> dict[bytes, bytes]:
         told = secret.username + b":" if secret.username else b""
         forms[base64.b64encode(told + value)] = base64.b64encode(told + seen)
     return forms
+
+
+def _in_base64(value: bytes, before: int) -> tuple[bytes, bytes, bytes]:
+    """The characters that *value* alone decides, where *before* bytes (modulo 3) of something precede it.
+
+    Where something follows, and where nothing does: without padding and with it. At most 4 bits of its first byte and 4
+    of its last stand in characters that its neighbours decide as well; those are not found, and not hidden.
+    """
+    encoded = base64.b64encode(bytes(before) + value)
+    skipped = (0, 2, 3)[before]
+    whole = (before + len(value)) // 3 * 4
+    return encoded[skipped:whole], encoded[skipped:].rstrip(b"="), encoded[skipped:]

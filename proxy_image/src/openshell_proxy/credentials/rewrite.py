@@ -19,9 +19,12 @@ from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.http1 import TOKEN, Header
 
 # RFC 3986: what stays as it is in a path segment; a ";" would begin parameters.
-_SEGMENT = "!$&'()*+,=:@"
+SEGMENT = "!$&'()*+,=:@"
 # A query's value: sub-delimiters that separate nothing there.
-_QUERY = "!$'()*,/:;?@"
+QUERY = "!$'()*,/:;?@"
+_BASIC = re.compile(rb"([ \t]*basic[ \t]+)(.*)", re.IGNORECASE | re.DOTALL)
+_URLSAFE = bytes.maketrans(b"-_", b"+/")
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 _NOT_IN_PATH = re.compile(rb"[/\\?#\x00-\x1f\x7f]|\.\.")
 
 
@@ -55,6 +58,11 @@ class Access:
     used: int = 0
     encoded: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
 
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """Host, port and path."""
+        return self.host, self.port, self.path
+
     def resolve(self, match: re.Match[bytes], where: str) -> bytes:
         """The value for a placeholder that was found in *where*."""
         secret = self.vault.named(match)
@@ -80,7 +88,7 @@ class Access:
         injected = self._injected()
         kept = [field for field in fields if field[0].lower() not in injected] if injected else fields
         blob = b"\n".join([part for field in kept for part in field])
-        if b"basic " not in blob.lower() and not self.vault.suspicious(blob):
+        if b"basic" not in blob.lower() and not self.vault.suspicious(blob):
             return [*kept, *injected.values()]
         return [*[self._field(field) for field in kept], *injected.values()]
 
@@ -101,7 +109,8 @@ class Access:
         name, value = field
         if self.vault.suspicious(name):
             raise invalid("name of a header")
-        value = self._basic(value) if value[:6].lower() == b"basic " else self._value(value)
+        basic = _BASIC.fullmatch(value)
+        value = self._basic(basic[1], basic[2]) if basic else self._value(value)
         if self.vault.suspicious(value):
             raise invalid("header")
         return name, value
@@ -114,20 +123,26 @@ class Access:
             return scheme + blank + self.resolve(match, "header")
         return self.vault.tokens.sub(lambda one: self.resolve(one, "header"), value)
 
-    def _basic(self, value: bytes) -> bytes:
-        """User and password in base64 (RFC 7617); what is no base64 is left as it is."""
+    def _basic(self, scheme: bytes, told: bytes) -> bytes:
+        """User and password in base64 (RFC 7617). What a lenient server could read a placeholder in is refused."""
         try:
-            decoded = base64.b64decode(value[6:].strip(), validate=True)
+            decoded = base64.b64decode(told, validate=True)
         except binascii.Error:
-            return value
+            decoded = b""
+        if base64.b64encode(decoded) != told:
+            if any(map(self.vault.suspicious, _lenient(told))):
+                raise invalid("header, in base64 that is not RFC 7617's")
+            return self._value(scheme + told)
         if not self.vault.suspicious(decoded):
-            return value
+            return scheme + told
+        if scheme.strip(b" \t") + b" " != scheme:
+            raise invalid("header, after more than one space")
         replaced = self.vault.pattern.sub(lambda one: self.resolve(one, "header"), decoded)
         if self.vault.suspicious(replaced):
             raise invalid("header")
         made = base64.b64encode(replaced)
-        self.encoded[made] = value[6:].strip()
-        return value[:6] + made
+        self.encoded[made] = told
+        return scheme + made
 
     def target(self, target: str) -> str:
         """The request target (path and query) for the destination; secrets are percent-encoded into it."""
@@ -143,7 +158,7 @@ class Access:
         decoded = unquote_to_bytes(segment)
         if not self.vault.suspicious(decoded):
             return segment
-        made = self._encoded(decoded, "path", _SEGMENT)
+        made = self._encoded(decoded, "path", SEGMENT)
         if made in (b".", b".."):
             raise unusable_in_path()
         return made
@@ -154,7 +169,7 @@ class Access:
             raise invalid("name of a query parameter")
         if not self.vault.suspicious(value):
             return piece
-        return piece.partition(b"=")[0] + equals + self._encoded(value, "query_param", _QUERY)
+        return piece.partition(b"=")[0] + equals + self._encoded(value, "query_param", QUERY)
 
     def _encoded(self, text: bytes, where: str, safe: str) -> bytes:
         """*text* with its placeholders replaced, percent-encoded part by part."""
@@ -169,6 +184,13 @@ class Access:
         if any(map(self.vault.suspicious, out[::2])):
             raise invalid(where)
         return "".join(quote_from_bytes(part, safe=safe) for part in out).encode("ascii")
+
+
+def _lenient(told: bytes) -> list[bytes]:
+    """What servers of less care read in *told*: each of its words and all together, URL-safe, unpadded, with noise."""
+    words = [_NOT_BASE64.sub(b"", word.translate(_URLSAFE)) for word in (told, *re.split(rb"[^\w+/=-]+", told))]
+    padded = [word[: len(word) - (len(word) % 4 == 1)] for word in words]
+    return [base64.b64decode(word + b"=" * (-len(word) % 4)) for word in padded]
 
 
 def unusable_in_path() -> Refusal:

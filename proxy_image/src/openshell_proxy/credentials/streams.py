@@ -23,7 +23,7 @@ from openshell_proxy.relay.recode import Transform
 
 # What a form's serializer leaves as it is (URL standard, application/x-www-form-urlencoded percent-encode set); the
 # library adds the letters, digits, "_", "-", "." and "~" to it.
-_FORM_SAFE = "*"
+FORM_SAFE = "*"
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 MAX_INFLATED = 32 * 1024 * 1024  # of one read of at most 256 KiB
 
@@ -125,7 +125,7 @@ class ResolveForm:
 
 
 def _form_encoded(data: bytes) -> bytes:
-    return quote_from_bytes(data, safe=_FORM_SAFE).replace("%20", "+").encode("ascii")
+    return quote_from_bytes(data, safe=FORM_SAFE).replace("%20", "+").encode("ascii")
 
 
 def json_escaped(value: bytes) -> bytes:
@@ -133,23 +133,55 @@ def json_escaped(value: bytes) -> bytes:
     return json.dumps(value.decode("utf-8"), ensure_ascii=False)[1:-1].encode()
 
 
+def _ascii_escaped(value: bytes) -> bytes:
+    return json.dumps(value.decode("utf-8"))[1:-1].encode()
+
+
+# As serializers do it: minimally, in ASCII, and each with the "/" escaped that a script element needs.
+JSON_ESCAPES: tuple[Callable[[bytes], bytes], ...] = (
+    json_escaped,
+    _ascii_escaped,
+    lambda value: json_escaped(value).replace(b"/", b"\\/"),
+    lambda value: _ascii_escaped(value).replace(b"/", b"\\/"),
+)
+
+
+def is_json(text: bytes) -> bool:
+    """Whether *text* is JSON, or several JSON texts one after another that begin with an object or an array."""
+    if text.lstrip(b" \t\r\n")[:1] in (b"{", b"["):
+        return True
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 class Echoes:
     """What a destination could answer with that the agent must not see; *known* maps each to what it sees instead."""
 
-    __slots__ = ("known", "pattern", "same_length")
+    __slots__ = ("_probes", "known", "pattern", "same_length")
 
     def __init__(self, known: Mapping[bytes, bytes]) -> None:
         listed = sorted(known, key=len, reverse=True)
         self.known = known
         self.pattern = re.compile(b"|".join(map(re.escape, listed)) or b"(?!)")
+        self._probes: list[bytes] = []
+        for one in sorted(known):  # of those that begin alike, the shortest comes first and tells of all
+            if not self._probes or not one.startswith(self._probes[-1]):
+                self._probes.append(one)
         self.same_length = all(len(old) == len(new) for old, new in known.items())
 
     def seen(self, match: re.Match[bytes]) -> bytes:
         return self.known[match[0]]
 
+    def within(self, data: bytes) -> bool:
+        """Whether there is any; plain searches tell that most answers hold none, much faster than the pattern does."""
+        return any(probe in data for probe in self._probes)
+
     def masked(self, data: bytes) -> bytes:
         """Bytes that are complete, a header's value or a whole head, as the agent may see them."""
-        return self.pattern.sub(self.seen, data) if any(secret in data for secret in self.known) else data
+        return self.pattern.sub(self.seen, data) if self.within(data) else data
 
 
 class Mask(_Scanner):
@@ -158,6 +190,15 @@ class Mask(_Scanner):
     def __init__(self, echoes: Echoes) -> None:
         super().__init__(echoes.pattern)
         self._echoes = echoes
+
+    def _run(self, data: bytes, last: bool) -> bytes:
+        if self._echoes.within(data):
+            return super()._run(data, last)
+        hold = len(data) if last else self._hold(data, self._start)
+        out, start = data[self._start : hold], self._start
+        self._start = 1 if hold else start
+        self._buffer = data[hold - self._start :]
+        return out
 
     def _hold(self, data: bytes, start: int) -> int:
         return unfinished_literal(data, start, self._echoes.known)
@@ -172,9 +213,11 @@ class Inflated:
     def __init__(self, then: Transform) -> None:
         self._then = then
         self._inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
+        self._begun = False
 
     def feed(self, data: bytes) -> bytes:
         out = b""
+        self._begun = self._begun or bool(data)
         try:
             while data:
                 out += self._inflate.decompress(data, MAX_INFLATED - len(out) + 1)
@@ -188,6 +231,31 @@ class Inflated:
         return self._then.feed(out)
 
     def end(self) -> bytes:
+        if self._begun and not self._inflate.eof:
+            raise ProtocolError("its compressed content is cut short")
+        return self._then.end()
+
+
+class NoEncoded:
+    """What *then* makes of content in which no placeholder may stand percent-encoded; where one does, it is refused."""
+
+    def __init__(self, access: Access, then: Transform) -> None:
+        self._vault = access.vault
+        self._then = then
+        self._tail = b""
+        self._window = 3 * max(map(len, self._vault.needles))  # bytes; each of a needle's may be three
+
+    def feed(self, data: bytes) -> bytes:
+        seen = self._tail + data
+        self._tail = seen[-self._window :]
+        # Those that are not encoded are not meant: they are replaced.
+        if b"%" in seen and any(
+            needle in unquote_to_bytes(self._vault.pattern.sub(b"\0", seen)) for needle in self._vault.needles
+        ):
+            raise invalid("body, percent-encoded,")
+        return self._then.feed(data)
+
+    def end(self) -> bytes:
         return self._then.end()
 
 
@@ -195,9 +263,9 @@ def body_transform(access: Access, content_type: bytes) -> Transform:
     """What rewrites a request's body of *content_type* where the endpoint asks for it (spec 2.6)."""
     kind = content_type.partition(b";")[0].strip().lower()
     if kind == b"application/json" or kind.endswith(b"+json"):
-        return Resolve(access, json_escaped)
+        return NoEncoded(access, Resolve(access, json_escaped))
     if kind.startswith(b"text/"):
-        return Resolve(access)
+        return NoEncoded(access, Resolve(access))
     if kind == b"application/x-www-form-urlencoded":
         return ResolveForm(access)
     return Refuse(access, "body, whose type is not rewritten")

@@ -74,6 +74,12 @@ class Grant:
         parts = urlsplit(self.token_url)
         return Origin((parts.hostname or "").lower(), parts.port or 443, True)
 
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """Host, port and path of ``token_url``."""
+        origin = self.origin
+        return origin.host, origin.port, urlsplit(self.token_url).path or "/"
+
     def form(self, refresh_token: str, now: float) -> bytes:
         """The request's body. *now* is seconds since 1970."""
         fields = {"scope": self.scope} if self.scope and self.kind != "service_account" else {}
@@ -127,6 +133,17 @@ class RenewedToken:
         self._renew_at = self._expires = self._pause_until = 0.0
         self._asking: asyncio.Task[None] | None = None
 
+    def answer(self, stand_in: str, key: str) -> bytes:
+        """What its endpoint would answer, with *stand_in* for the token (RFC 6749, 5.1), for a client that told it as *key*.
+
+        A client that renews its tokens by itself is content with it, and goes on using the placeholder.
+        """
+        seconds = max(1, int(self._expires - self._clock()))
+        told = {"access_token": stand_in, "token_type": "Bearer", "expires_in": seconds}
+        told |= {"refresh_token": stand_in} if key == "refresh_token" else {}
+        told |= {"scope": self.grant.scope} if self.grant.scope else {}
+        return json.dumps(told).encode()
+
     async def renew(self, post: Post, rejected: bytes = b"") -> None:
         """See to it that :attr:`value` is good for a while and is not *rejected*. Raises Refusal (502)."""
         if self.value and self.value != rejected and self._clock() < self._renew_at:
@@ -152,9 +169,8 @@ class RenewedToken:
 
     async def _ask(self, post: Post) -> None:
         grant = self.grant
-        path = urlsplit(grant.token_url).path or "/"
         try:
-            status, body = await post(grant.origin, path, grant.form(self._refresh_token, time.time()))
+            status, body = await post(grant.origin, grant.place[2], grant.form(self._refresh_token, time.time()))
         except OSError:
             raise _Failed("its token endpoint does not answer") from None
         if status != 200:

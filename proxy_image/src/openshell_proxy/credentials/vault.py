@@ -114,7 +114,17 @@ class Site:
 class Vault:
     """All secrets of a sandbox, and what recognises their placeholders."""
 
-    __slots__ = ("_by_key", "_by_random", "_sites", "needles", "pattern", "randoms", "secrets", "tokens")
+    __slots__ = (
+        "_by_key",
+        "_by_random",
+        "_sites",
+        "needles",
+        "pattern",
+        "randoms",
+        "secrets",
+        "token_places",
+        "tokens",
+    )
 
     def __init__(self, secrets: Sequence[Secret] = ()) -> None:
         self.secrets = tuple(secrets)
@@ -124,6 +134,8 @@ class Vault:
         self.needles = (*MARKERS, *self.randoms)
         self.pattern = placeholder_pattern(self.randoms)
         self.tokens = token_pattern(self.randoms)
+        # Where tokens are bought that only the sidecar may have.
+        self.token_places = frozenset(secret.token.grant.place for secret in secrets if secret.token is not None)
         self._sites: dict[tuple[str, int], Site | None] = {}
 
     @property
