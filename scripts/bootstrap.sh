@@ -18,9 +18,10 @@ find_python() { # the first that Ansible runs with
 
 install_packages() {
     if command -v apt-get >/dev/null; then
-        local missing=() package
+        local missing=() more=() package
+        [[ $lock == requirements-dev.lock ]] && more=(systemd) # systemd-analyze; it need not be the init
         for package in podman netavark aardvark-dns uidmap slirp4netns fuse-overlayfs catatonit crun runc iptables nftables \
-            mmdebstrap python3 python3-venv git openssh-client; do
+            mmdebstrap python3 python3-venv git openssh-client "${more[@]}"; do
             [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
         done
         [[ ${#missing[@]} == 0 ]] && return

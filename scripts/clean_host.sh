@@ -12,4 +12,14 @@ podman network ls -q --filter "$label" | each podman network rm --force
 podman volume ls -q --filter "$label" | each podman volume rm --force
 podman secret ls --format '{{.Name}}' | grep '^openshell-' | each podman secret rm
 podman images --format '{{.Repository}}:{{.Tag}}' | grep '^localhost/openshell-' | each podman rmi --force
+# What brings sandboxes back after a reboot, and the directory beside the store that it reads.
+store=$(podman info --format '{{.Store.GraphRoot}}')
+rm -rf "${store%/*}/openshell"
+units=/etc/systemd/system systemctl=(systemctl)
+(( EUID == 0 )) || units=$HOME/.config/systemd/user systemctl=(systemctl --user)
+if [[ -d /run/systemd/system && -e $units/openshell-sandboxes.service ]]; then
+    "${systemctl[@]}" disable --now openshell-reaper.timer openshell-sandboxes.service 2>/dev/null
+    rm -f "$units"/openshell-{sandboxes,reaper}.{service,timer}
+    "${systemctl[@]}" daemon-reload
+fi
 podman image prune --force --filter label=openshell.managed=true >/dev/null

@@ -11,6 +11,7 @@ short_description: Start, stop, restart, pause or unpause a sandbox that exists
 version_added: 0.1.0
 description:
   - Starts the sidecar, waits until it is ready, then starts the agent; stops in the reverse order.
+  - A stopped sandbox stays stopped after a reboot, if it is one that comes back.
   - A container that hangs on a network where it must not be is taken off it before it starts.
 extends_documentation_fragment:
   - openshell.sandbox._attributes
@@ -53,11 +54,11 @@ state:
   type: str
 """
 
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.openshell.sandbox.plugins.module_utils import lifecycle
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_audit import audit_networks
-from ansible_collections.openshell.sandbox.plugins.module_utils.container_converge import repair
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     ModuleFailure,
     client,
@@ -68,82 +69,44 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     Json,
     Podman,
-    container_is_ours,
     is_paused,
     is_running,
 )
-from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import NotReady, wait_ready
+from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import NotReady
+from ansible_collections.openshell.sandbox.plugins.module_utils.registry import Registry
 from ansible_collections.openshell.sandbox.plugins.module_utils.removal import known_id
-from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import BRIDGE_NETWORK, SandboxNames
-
-Networks = Dict[str, Dict[str, str]]
+from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
 
 
-def wanted_networks(names: SandboxNames) -> Networks:
-    """Container → the networks on which it must be."""
-    return {names.proxy: {names.network: "", BRIDGE_NETWORK: ""}, names.agent: {names.network: ""}}
-
-
-def both(podman: Podman, names: SandboxNames) -> Dict[str, Json]:
-    """The two containers as inspected, by name."""
-    found = {
-        entry["Name"]: entry for entry in podman.containers([names.proxy, names.agent]) if container_is_ours(entry)
-    }
-    if len(found) != 2:
-        raise ModuleFailure(f"there is no sandbox '{names.name}' on this host; create it with create_sandbox.yml")
-    return found
-
-
-def plan(names: SandboxNames, found: Dict[str, Json], state: str) -> Networks:
-    """Container → the networks on which it must be, for those that are not as they must be."""
+def plan(names: SandboxNames, found: Dict[str, Json], state: str) -> List[str]:
+    """The containers that are not as they must be."""
     agent = found[names.agent]
     if state in ("paused", "unpaused"):
         if not is_running(agent) and not is_paused(agent):
             raise ModuleFailure(f"sandbox '{names.name}' is stopped; start it with start_sandbox.yml")
-        wrong = is_paused(agent) != (state == "paused")
-        return {names.agent: {names.network: ""}} if wrong else {}
+        return [names.agent] if is_paused(agent) != (state == "paused") else []
     if state == "restarted":
-        return wanted_networks(names)
+        return sorted(found)
     if state == "stopped":
-        return {
-            name: networks
-            for name, networks in wanted_networks(names).items()
-            if is_running(found[name]) or is_paused(found[name])
-        }
-    return {
-        name: networks
-        for name, networks in wanted_networks(names).items()
-        if not is_running(found[name]) or audit_networks(found[name], networks)
-    }
+        return sorted(name for name, one in found.items() if is_running(one) or is_paused(one))
+    networks = lifecycle.wanted_networks(names)
+    return sorted(name for name, one in found.items() if not is_running(one) or audit_networks(one, networks[name]))
 
 
-def start(podman: Podman, names: SandboxNames, todo: Networks, timeout: int) -> None:
-    """Sidecar, its word that it is ready, agent."""
-    if names.proxy in todo:
-        repair(podman, names.proxy, todo[names.proxy], True)
-    try:
-        wait_ready(podman, names.proxy, names.tls_volume, timeout)
-    except NotReady as error:
-        raise ModuleFailure(str(error)) from None
-    if names.agent in todo:
-        repair(podman, names.agent, todo[names.agent], True)
-
-
-def stop(podman: Podman, names: SandboxNames, todo: Networks) -> None:
-    """Agent first: it never runs without its sidecar."""
-    for name in [name for name in (names.agent, names.proxy) if name in todo]:
-        repair(podman, name, todo[name], False)
-
-
-def reach(podman: Podman, names: SandboxNames, todo: Networks, state: str, timeout: int) -> None:
+def reach(podman: Podman, names: SandboxNames, todo: List[str], state: str, timeout: int) -> None:
+    if not todo:
+        return
     if state == "paused":
         podman.pause(names.agent)
     elif state == "unpaused":
         podman.unpause(names.agent)
     if state in ("stopped", "restarted"):
-        stop(podman, names, todo)
+        lifecycle.stop(podman, names, todo)
     if state in ("started", "restarted"):
-        start(podman, names, todo, timeout)
+        try:
+            lifecycle.start(podman, names, todo, timeout)
+        except NotReady as error:
+            raise ModuleFailure(str(error)) from None
 
 
 def converge(module: AnsibleModule) -> Dict[str, Any]:
@@ -152,14 +115,22 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     SandboxNames.of(params["sandbox_name"])
     names = SandboxNames.of(params["sandbox_name"], known_id(podman, params["sandbox_name"]))
     state = params["state"]
-    todo = plan(names, both(podman, names), state)
-    if todo and not module.check_mode:
+    found = lifecycle.both(podman, names)
+    if found is None:
+        raise ModuleFailure(f"there is no sandbox '{names.name}' on this host; create it with create_sandbox.yml")
+    todo = plan(names, found, state)
+    if not module.check_mode:
+        if state in (
+            "started",
+            "stopped",
+            "restarted",
+        ):  # before the work: a power cut meanwhile leaves what was asked for
+            Registry.of(podman).set_stopped(names.name, state == "stopped")
         reach(podman, names, todo, state, params["timeout"])
-    changed = sorted(todo)
     return {
-        "changed": bool(changed),
+        "changed": bool(todo),
         "state": state,
-        "diff": diff(dict.fromkeys(changed, "differs"), dict.fromkeys(changed, state), names.name),
+        "diff": diff(dict.fromkeys(todo, "differs"), dict.fromkeys(todo, state), names.name),
     }
 
 

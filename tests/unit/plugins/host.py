@@ -57,7 +57,8 @@ class Host:
         for part in ("stdin", "volumes", "rootfs", "logs", "status", "run", "bin"):
             (directory / part).mkdir()
         names = ("containers", "networks", "volumes", "secrets", "images", "ending")
-        self.write({**{name: {} for name in names}, "info": INFO, "fail": [], "run": ""})
+        info = {**INFO, "store": {**INFO["store"], "graphRoot": f"{directory}/containers/storage"}}
+        self.write({**{name: {} for name in names}, "info": info, "fail": [], "run": ""})
         fake = Path(__file__).with_name("fake_podman.py")
         self.executable = self.command("podman", f'exec {sys.executable} -SE {fake} {directory} "$@"')
         path = f"{ROOT}/playbooks/collections"
