@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from loopback import HOST, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
@@ -123,6 +124,7 @@ async def test_a_kept_connection_that_just_ended_is_asked_again_only_where_repea
     await client.send(get(there.port, "/", method))
     assert (await client.response()).status == status
     assert gone.is_set()
+    assert there.connections == (2 if status == 200 else 1)
 
 
 async def test_bytes_nobody_asked_for_never_answer_the_next_request(world: World) -> None:
@@ -346,6 +348,60 @@ async def test_an_upload_waits_for_an_origin_that_does_not_read(world: World) ->
     while sent < 200_000_000 and await _sends(client, b"x" * 1_000_000):
         sent += 1_000_000
     assert sent < 50_000_000  # what the kernel's socket buffers and the sidecar's bounded ones hold
+
+
+def request_line(port: int, method: str, *fields: str) -> bytes:
+    """A request in origin form, as it is within a tunnel."""
+    return "\r\n".join([f"{method} / HTTP/1.1", f"Host: {HOST}:{port}", *fields, "", ""]).encode()
+
+
+def peak() -> int:
+    """Bytes of this process's memory at their highest since the peak was last forgotten, which it is now (proc(5))."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) << 10
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_a_large_body_takes_no_more_memory_than_a_small_one(world: World, method: str, tls: bool) -> None:
+    """Client, sidecar and origin are one process here: the buffers of all three are in what is measured."""
+    total, piece = 300 << 20, bytes(1 << 20)
+
+    async def take(reader: asyncio.StreamReader) -> None:
+        left = total
+        while left:
+            left -= len(await reader.read(1 << 20))
+
+    async def give(writer: asyncio.StreamWriter) -> None:
+        for _ in range(total // len(piece)):
+            writer.write(piece)
+            await writer.drain()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if method == "PUT":
+            await take(reader)
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {total if method == 'GET' else 0}\r\n\r\n".encode())
+        if method == "GET":
+            await give(writer)
+        await reader.read()
+
+    there = await world.origin(origin, tls=tls)
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port, tls=tls)
+    peak()
+    before = peak()
+    if method == "PUT":
+        await client.send(request_line(there.port, "PUT", f"Content-Length: {total}"))
+        await asyncio.wait_for(give(client.writer), 60)
+    else:
+        await client.send(request_line(there.port, "GET"))
+    assert (await client.head())[0] == 200
+    if method == "GET":
+        await asyncio.wait_for(take(client.reader), 60)
+    assert peak() - before < 40 << 20
 
 
 async def test_streamed_events_arrive_as_they_are_sent(world: World) -> None:

@@ -213,6 +213,18 @@ def test_a_chunked_body_without_its_end_is_an_error(data: bytes) -> None:
         body.end_of_stream()
 
 
+@pytest.mark.parametrize(("framing", "data"), [(Framing("length", 3), b"abc"), (Framing("chunked"), b"0\r\n\r\n")])
+def test_the_end_after_a_whole_body_is_none_too_early(framing: Framing, data: bytes) -> None:
+    body = Body(framing)
+    assert body.take(data) == len(data)
+    body.end_of_stream()
+
+
+def test_of_equal_lengths_one_is_passed_on() -> None:
+    lines = ["Content-Length: 1", "Content-Length: 1"]
+    assert parse_request_head(head(*lines)).end_to_end() == [(b"Host", b"x"), (b"Content-Length", b"1")]
+
+
 def test_only_a_body_without_a_length_ends_with_the_connection() -> None:
     body = Body(Framing("eof"))
     assert body.take(b"abc") == 3

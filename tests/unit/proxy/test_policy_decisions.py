@@ -205,7 +205,10 @@ def test_the_smallest_policy_key_is_named_for_a_connection() -> None:
 def test_an_endpoint_without_a_path_for_the_request_admits_nothing_even_in_audit() -> None:
     policy = load(rest(path="/a/**", access="full", enforcement="audit"))
     found = ask(policy, "GET", "/b")
-    assert (found.allowed, found.reason) == (False, "GET /b did not match an L7 endpoint path")
+    assert (found.allowed, found.reason) == (
+        False,
+        "GET /b not permitted by policy: it did not match an L7 endpoint path",
+    )
     # The two matchers disagree on /a: it is governed by the endpoint, but no rule holds there.
     assert ask(load(rest(path="/a/**", access="full")), "GET", "/a").reason == "GET /a not permitted by policy"
 

@@ -289,7 +289,9 @@ class Site:
         path = request.path
         governing = next((one for one in self.groups if one.route is None or one.route.fullmatch(path)), None)
         if governing is None:
-            return self._refused(None, Denial(f"{request.method} {path} did not match an L7 endpoint path"))
+            return self._refused(
+                None, Denial(f"{request.method} {path} not permitted by policy: it did not match an L7 endpoint path")
+            )
         limit = governing.body_limit or governing.message_limit
         if limit and governing.reads(request) and request.parsed is None:
             if request.body is None and request.method == "POST":
