@@ -313,6 +313,36 @@ async def test_an_upload_cut_short_is_never_complete_to_the_origin(
     assert not complete.is_set()
 
 
+@pytest.mark.parametrize("first", [b"", b"5\r\n12345\r\n"])
+async def test_a_bad_chunk_ends_the_request_on_both_sides(world: World, first: bytes) -> None:
+    begun = asyncio.Event()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"12345\r\n" if first else b"\r\n\r\n")
+        begun.set()
+        assert not (await reader.read()).strip()
+        raise ConnectionResetError
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "POST", "Transfer-Encoding: chunked") + first)
+    await asyncio.wait_for(begun.wait(), 10)
+    await client.send(b"zz\r\n")
+    got = await client.response()
+    assert (got.status, got.json["error"]) == (400, "invalid_request")
+    await asyncio.wait_for(there.closed.wait(), 10)
+
+
+async def test_a_bad_chunk_that_comes_with_the_head_reaches_nobody(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "POST", "Transfer-Encoding: chunked") + b"zz\r\n")
+    assert (await client.response()).status == 400
+    assert there.connections == 0
+
+
 @pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked", "Connection: close"])
 async def test_an_upload_cut_short_after_the_answer_began_is_no_short_success(world: World, framing: str) -> None:
     async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
