@@ -181,8 +181,10 @@ class Passage:
         if self._site is None:
             return Answer(fields, head.reason)
         echoes = self._echoes(self._site)
-        fields = [(name, echoes.masked(value)) for name, value in fields]
-        reason = echoes.masked(head.reason)
+        reason = head.reason
+        if echoes.within(b"\n".join([reason, *[value for _, value in fields]])):  # one search for all of them
+            fields = [(name, echoes.masked(value)) for name, value in fields]
+            reason = echoes.masked(reason)
         codings = [coding for coding in head.members(b"content-encoding") if coding != b"identity"]
         if not codings or self._method == "HEAD" or head.status in _NO_CONTENT:
             return Answer(fields, reason, Mask(echoes), echoes.same_length)

@@ -29,7 +29,9 @@ MAX_INFLATED = 32 * 1024 * 1024  # of one read of at most 256 KiB
 
 
 class _Scanner(ABC):
-    """Replaces what ``pattern`` matches; ``_buffer`` holds the unsent tail after one byte of context."""
+    """Replaces what ``pattern`` matches; ``_buffer`` holds the unsent tail after a byte of context."""
+
+    _CONTEXT = 1
 
     def __init__(self, pattern: re.Pattern[bytes]) -> None:
         self._pattern = pattern
@@ -53,7 +55,7 @@ class _Scanner(ABC):
             out += [data[at : match.start()], self._replace(match)]
             at = match.end()
         out.append(data[at:hold])
-        self._start = 1 if hold else 0
+        self._start = self._CONTEXT if hold else 0
         self._buffer = data[hold - self._start :]
         return b"".join(out)
 
@@ -187,6 +189,8 @@ class Echoes:
 class Mask(_Scanner):
     """The same for content that comes in pieces."""
 
+    _CONTEXT = 0  # what is looked for is the same wherever it stands
+
     def __init__(self, echoes: Echoes) -> None:
         super().__init__(echoes.pattern)
         self._echoes = echoes
@@ -194,11 +198,9 @@ class Mask(_Scanner):
     def _run(self, data: bytes, last: bool) -> bytes:
         if self._echoes.within(data):
             return super()._run(data, last)
-        hold = len(data) if last else self._hold(data, self._start)
-        out, start = data[self._start : hold], self._start
-        self._start = 1 if hold else start
-        self._buffer = data[hold - self._start :]
-        return out
+        hold = len(data) if last else self._hold(data, 0)
+        self._buffer = data[hold:]
+        return data[:hold]
 
     def _hold(self, data: bytes, start: int) -> int:
         return unfinished_literal(data, start, self._echoes.known)

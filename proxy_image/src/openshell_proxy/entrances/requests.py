@@ -109,9 +109,12 @@ def _asked(connection: Decision, head: RequestHead, path: str, query: str) -> Re
 def forwarded_fields(entrance: Entrance, head: RequestHead, origin: Origin) -> list[Header]:
     """What the destination gets: end-to-end fields, Host from the destination itself."""
     host = render_host(origin.host, origin.port, 443 if origin.tls else 80)
-    fields = [(name, host if name.lower() == b"host" else value) for name, value in head.end_to_end()]
-    if head.host is None:
+    fields = head.end_to_end()
+    place = next((place for place, (name, _) in enumerate(fields) if name.lower() == b"host"), None)
+    if place is None:
         fields.insert(0, (b"Host", host))
+    else:
+        fields[place] = (fields[place][0], host)
     if entrance == "forward" and not head.values(b"via"):
         fields.append(VIA)
     return fields

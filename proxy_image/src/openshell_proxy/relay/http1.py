@@ -10,7 +10,7 @@ import base64
 import binascii
 import dataclasses
 import re
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Header = tuple[bytes, bytes]
 Side = Literal["request", "response"]
@@ -20,6 +20,8 @@ TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 # All field lines of a head at once: only CRLF ends a line and nothing is folded (RFC 9112, 2.2 and 5.2).
 _FIELD_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)*")
+# One of them, once they are known to be well-formed.
+_FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*)\r\n")
 # No method is longer than 64 bytes here: it is in every line of the log (RFC 9110, 16.1.1 registers none above 17).
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
@@ -47,8 +49,7 @@ class TooManyFields(ProtocolError):
     """More header fields than the limit."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Framing:
+class Framing(NamedTuple):
     """How a body ends: not at all there, after ``length`` bytes, chunked, or with the connection."""
 
     kind: Literal["none", "length", "chunked", "eof"]
@@ -69,11 +70,18 @@ class Head:
     minor: int
     fields: list[Header]
     named: dict[bytes, list[bytes]] = dataclasses.field(init=False, repr=False, compare=False)
+    _options: list[bytes] | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self.named = {}
+        named: dict[bytes, list[bytes]] = {}
         for name, value in self.fields:
-            self.named.setdefault(name.lower(), []).append(value)
+            key = name.lower()
+            if key in named:
+                named[key].append(value)
+            else:
+                named[key] = [value]
+        self.named = named
+        self._options = None
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of the field *name* (lower case)."""
@@ -87,25 +95,25 @@ class Head:
 
     def connection_options(self) -> list[bytes]:
         """Members of ``Connection``. Raises :class:`ProtocolError` where one would hide framing or the host."""
-        options = self.members(b"connection")
-        for option in options:
-            if not TOKEN.fullmatch(option) or option in _NEVER_NOMINATED:
-                raise ProtocolError("the Connection header names a field that must stay")
-        return options
+        if self._options is None:
+            options = self.members(b"connection")
+            for option in options:
+                if not TOKEN.fullmatch(option) or option in _NEVER_NOMINATED:
+                    raise ProtocolError("the Connection header names a field that must stay")
+            self._options = options
+        return self._options
 
     def end_to_end(self) -> list[Header]:
         """The fields without those of this connection, and of several equal Content-Lengths one (RFC 9110, 8.6)."""
-        dropped = {*HOP_BY_HOP, *self.connection_options(), *self._meaningless()}
-        if dropped.isdisjoint(self.named) and len(self.values(b"content-length")) < 2:
-            return list(self.fields)
-        kept: list[Header] = []
-        for name, value in self.fields:
-            key = name.lower()
-            if key in dropped:
-                continue
-            if key == b"content-length":
-                dropped.add(key)
-            kept.append((name, value))
+        dropped = HOP_BY_HOP.union(self.connection_options(), self._meaningless())
+        if dropped.isdisjoint(self.named):
+            kept = list(self.fields)
+        else:
+            kept = [field for field in self.fields if field[0].lower() not in dropped]
+        if len(self.named.get(b"content-length", ())) > 1:
+            places = [place for place, (name, _) in enumerate(kept) if name.lower() == b"content-length"]
+            for place in reversed(places[1:]):
+                del kept[place]
         return kept
 
     def _meaningless(self) -> frozenset[bytes]:
@@ -174,14 +182,14 @@ def parse_response_head(block: bytes) -> ResponseHead:
 def _split(block: bytes, max_fields: int) -> tuple[bytes, list[Header]]:
     """First line and fields."""
     first, _, rest = block[:-2].partition(b"\r\n")
-    lines = rest.split(b"\r\n")
-    lines.pop()  # what is behind the last line's end
-    if len(lines) > max_fields:
+    if rest.count(b"\r\n") > max_fields:
         raise TooManyFields(f"there are more than {max_fields} header fields")
     if _FIELD_LINES.fullmatch(rest) is None:
         raise ProtocolError("a header line is not 'name: value' without control bytes")
-    parts = [line.partition(b":") for line in lines]
-    return first, [(name, value.strip(b" \t")) for name, _, value in parts]
+    fields = _FIELD.findall(rest)
+    if b" \r" in rest or b"\t\r" in rest:
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+    return first, fields
 
 
 def request_framing(head: RequestHead) -> Framing:
@@ -339,4 +347,4 @@ class Body:
 
 def render_head(first: bytes, fields: list[Header]) -> bytes:
     """The bytes of a head."""
-    return b"".join([first, b"\r\n", *[name + b": " + value + b"\r\n" for name, value in fields], b"\r\n"])
+    return b"\r\n".join([first, *map(b": ".join, fields), b"", b""])

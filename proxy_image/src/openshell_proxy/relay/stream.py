@@ -30,7 +30,7 @@ class Stream(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self.buffer = bytearray()
+        self.buffer: bytes | bytearray = b""
         self.ended = False
         self.lost = False
         self.error: Exception | None = None
@@ -55,7 +55,10 @@ class Stream(asyncio.Protocol):
         self.connected.set()
 
     def data_received(self, data: bytes) -> None:
-        self.buffer += data
+        if self.buffer:
+            self._own_buffer().extend(data)
+        else:
+            self.buffer = data  # as it came: most of it is taken whole, and then not copied once more
         if len(self.buffer) >= HIGH_WATER and not self._reading_paused and self.transport is not None:
             self._reading_paused = True
             self.transport.pause_reading()
@@ -149,15 +152,21 @@ class Stream(asyncio.Protocol):
     def consume(self, count: int) -> bytes:
         """Take *count* bytes that are in the buffer."""
         if count == len(self.buffer):
-            data = bytes(self.buffer)
-            self.buffer = bytearray()
+            data, self.buffer = bytes(self.buffer), b""
         else:
-            data = bytes(memoryview(self.buffer)[:count])
-            del self.buffer[:count]
+            buffer = self._own_buffer()
+            data = bytes(memoryview(buffer)[:count])
+            del buffer[:count]
         if self._reading_paused and len(self.buffer) < HIGH_WATER and self.transport is not None:
             self._reading_paused = False
             self.transport.resume_reading()
         return data
+
+    def _own_buffer(self) -> bytearray:
+        """The buffer as one that can be changed in place."""
+        if isinstance(self.buffer, bytes):
+            self.buffer = bytearray(self.buffer)
+        return self.buffer
 
     def write(self, data: bytes) -> None:
         """Send *data*; raises :class:`ConnectionError` when nobody is there."""
@@ -200,7 +209,7 @@ class Stream(asyncio.Protocol):
                 self.transport.write_eof()
             async with asyncio.timeout(seconds):
                 while not self.ended:
-                    self.buffer.clear()
+                    self.buffer = b""
                     await self.fill()
         except (TimeoutError, OSError):
             pass

@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from openshell_proxy.authority import UpstreamTls
 from openshell_proxy.relay.dialer import Dialer, UpstreamError
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 LEAVE_SECONDS = 1.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a request goes: ``host`` lower case, ``tls`` whether the connection is encrypted."""
 
     host: str
