@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From bench-results.json: the table in docs/performance.md and the pictures beside it."""
+"""From bench-results.json: the tables in docs/performance.md and the pictures beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import matplotlib
-from table import summarise, text_table
+from table import number, summarise, text_table
 from world import ROOT
 
 matplotlib.use("svg")
@@ -19,7 +19,6 @@ matplotlib.rcParams["svg.hashsalt"] = "bench"  # the same results draw the same 
 import matplotlib.pyplot as plt  # noqa: E402
 
 DOCS = ROOT / "docs"
-BEGIN, END = "<!-- generated: make bench -->\n", "<!-- end of what is generated -->\n"
 
 
 def save(figure: Any, name: str) -> None:
@@ -74,21 +73,53 @@ def conditions(results: dict[str, Any]) -> str:
     )
 
 
+def growth_text(results: dict[str, Any]) -> str:
+    """Numbers behind the picture, and the first limit."""
+    growth = results["growth"]
+    lines = [f"Measured {results['when'][:10]}.", ""]
+    lines += ["| connections | requests/s | CPU µs per request | p99 ms |", "| --- | --- | --- | --- |"]
+    lines += [_growth_row(one, "connections", ("per_second", "cpu_us", "p99_ms")) for one in growth["connections"]]
+    lines += ["", "| policy endpoints | CPU µs per request | memory, MiB | start, s |", "| --- | --- | --- | --- |"]
+    lines += [_growth_row(one, "endpoints", ("cpu_us", "pss_mib", "ready_seconds")) for one in growth["endpoints"]]
+    lines += ["", "| idle WebSockets | memory, MiB | share of a core |", "| --- | --- | --- |"]
+    lines += [_growth_row(one, "websockets", ("pss_mib", "idle_cpu_share")) for one in growth["websockets"]]
+    limit = growth["limit"]
+    lines += ["", "![Growth with connections, policy endpoints and idle WebSockets](performance-growth.svg)", ""]
+    if "error" in limit:
+        lines.append(f"The first limit was not found: {limit['error']}")
+    else:
+        lines.append(f"The first limit: {limit['served']:,} connections are served; the next one sees: {limit['then']}")
+    return "\n".join(lines)
+
+
+def _growth_row(one: dict[str, Any], name: str, metrics: tuple[str, ...]) -> str:
+    cells = [one["error"]] if "error" in one else [number(one.get(metric)) for metric in metrics]
+    return "| " + " | ".join([f"{one[name]:,}", *cells]) + " |"
+
+
+def put(page: str, name: str, text: str) -> str:
+    """*page* with *text* as what is generated under *name*."""
+    begin, end = f"<!-- generated: {name} -->\n", f"<!-- end of {name} -->\n"
+    before, found, rest = page.partition(begin)
+    after = rest.partition(end)[2]
+    if not found or not rest.endswith(after) or end not in rest:
+        raise SystemExit(f"docs/performance.md has no place for {name}")
+    return f"{before}{begin}\n{text}\n\n{end}{after}"
+
+
 def main() -> int:
+    """Draw what there is; the table only where it is of all rows."""
     results = json.loads((ROOT / "bench-results.json").read_text())
-    results["table"] = summarise(results)
-    draw_goals(results["table"])
+    page = DOCS / "performance.md"
+    text = page.read_text()
+    if not results["rows"]:
+        results["table"] = summarise(results)
+        draw_goals(results["table"])
+        text = put(text, "the table", f"{conditions(results)}\n{text_table(results)}")
     if "growth" in results:
         draw_growth(results["growth"])
-        limit = results["growth"]["limit"]
-        more = "![Growth with connections, policy endpoints and idle WebSockets](performance-growth.svg)\n\n"
-        more += f'The first limit: {limit["served"]} connections are served; the next one sees "{limit["then"]}".\n'
-    else:
-        more = ""
-    page = DOCS / "performance.md"
-    before, _, rest = page.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{conditions(results)}\n{text_table(results)}\n\n{more}\n{END}{after}")
+        text = put(text, "growth", growth_text(results))
+    page.write_text(text)
     return 0
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import resource
 import select
 import socket
 import ssl
@@ -423,6 +424,8 @@ SCENARIOS = {
 def main() -> int:
     task = json.loads(sys.argv[1])
     os.sched_setaffinity(0, {task["core"]})
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # whose limit is found must be the proxy's
     try:
         answer = SCENARIOS[task["scenario"]](task)
     except (LoadError, OSError, ValueError) as error:

@@ -27,7 +27,7 @@ from contestants import Contestant, Ours, by_name, line_up, policy
 from measure import pss_mib
 from rows import ROWS, Row
 from table import summarise, text_table
-from world import EVENTS_PORT, NAME, ORIGIN_IP, PROXY_IP, ROOT, TLS_PORT, WORK, World, run
+from world import EVENTS_PORT, NAME, ORIGIN_IP, PROXY_IP, ROOT, TLS_PORT, World, make_work, run
 
 GIB = 1 << 30
 
@@ -186,14 +186,14 @@ def main() -> int:
     options = parser.parse_args()
     effort = QUICK if options.quick else FULL
     effort = dataclasses.replace(effort, rounds=options.rounds or effort.rounds)
-    WORK.mkdir(parents=True, exist_ok=True)
+    make_work()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
     began = time.monotonic()
     image = json.loads(options.image_file.read_text())
     world = World(GIB if effort.endurance else effort.bulk, image["sidecar"]["sysctls"])
     contestants: list[Contestant] = []
     results: dict[str, Any] = {"when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                               "quick": options.quick, "machine": machine(), "effort": dataclasses.asdict(effort)}  # fmt: skip
+                               "quick": options.quick, "rows": options.rows, "machine": machine(), "effort": dataclasses.asdict(effort)}  # fmt: skip
     try:
         world.make()
         line_up(world, image, contestants)

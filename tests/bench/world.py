@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-WORK = ROOT / ".work" / "bench"
+# Outside of the checkout: nginx, squid and the sidecar run as users of their own, who may not be able to enter a home.
+WORK = Path("/var/tmp/openshell-bench")
 VENV = ROOT / ".work" / "bench-venv"
 PYTHON = VENV / "bin" / "python"
 
@@ -73,6 +75,17 @@ def run(*command: str | Path, check: bool = True, **more: Any) -> subprocess.Com
 def inside(namespace: str, *command: str | Path, core: int) -> list[str]:
     """The command line that runs *command* in a namespace on one core; its process is the one that is started."""
     return ["ip", "netns", "exec", namespace, "taskset", "-c", str(core), *map(str, command)]
+
+
+def make_work() -> None:
+    """Begin with an empty directory of our own, which others may enter. Raises :class:`OSError` where it is not ours."""
+    if WORK.is_symlink() or WORK.is_file():
+        WORK.unlink()
+    elif WORK.exists():
+        shutil.rmtree(WORK)
+    WORK.mkdir(mode=0o755)  # it was made just now or not at all: nobody else's is taken for ours
+    WORK.chmod(0o755)
+    os.umask(0o022)
 
 
 class World:

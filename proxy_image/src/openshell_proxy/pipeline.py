@@ -199,9 +199,9 @@ class Pipeline:
             async def connect(fresh: bool) -> UpstreamStream:
                 return await self.pool.connect(origin, addresses, fresh or once)
 
-            def upgraded() -> None:
+            def upgraded(passed: Callable[[], int]) -> None:
                 self.audit.event(dataclasses.replace(event))
-                self.under_way.follow(event, lambda: exchange.passed())
+                self.under_way.follow(event, passed)
 
             event.allowed, messages = True, None
             if decision.message_policy or decision.credentials.websocket_rewrite:

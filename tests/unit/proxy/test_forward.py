@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from loopback import HOST, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
+from openshell_proxy.relay.exchange import Exchange
 from openshell_proxy.settings import Limits
 
 
@@ -570,3 +572,19 @@ async def _sends(client: Client, data: bytes) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def test_what_a_request_needed_is_gone_with_it_without_the_collector(world: World) -> None:
+    origin = await world.origin(hello)
+    await world.start(rest(origin.port))
+    client = await world.client()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            await client.send(get(origin.port))
+            assert (await client.response()).status == 200
+        left = sum(isinstance(one, Exchange) for one in gc.get_objects())
+        assert left <= 1  # the last one may not quite have returned yet
+    finally:
+        gc.enable()

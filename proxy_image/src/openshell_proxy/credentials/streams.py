@@ -198,7 +198,7 @@ class Mask(_Scanner):
     def _run(self, data: bytes, last: bool) -> bytes:
         if self._echoes.within(data):
             return super()._run(data, last)
-        hold = len(data) if last else self._hold(data, 0)
+        hold = len(data) if last or not data else self._hold(data, 0)
         self._buffer = data[hold:]
         return data[:hold]
 

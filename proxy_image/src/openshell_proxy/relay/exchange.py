@@ -84,7 +84,8 @@ class _AskAgain(Exception):
 class Exchange:
     """``target`` and ``fields`` are what goes on the wire; ``connect(fresh)`` gives a connection to the destination.
 
-    ``upgraded`` is called when both sides have become a WebSocket, and ``passed()`` tells the bytes since then.
+    ``upgraded(passed)`` is called when both sides have become a WebSocket; ``passed()`` tells the bytes since then. (It
+    must not hold the exchange itself: a cycle for every request would be left to the collector.)
     ``open_judged(client, upstream, deflate)`` makes the relay of one whose messages are judged; without it the two sides
     talk without us. ``changes`` says what becomes of bodies and of the response; without it they pass as they are.
     """
@@ -96,7 +97,7 @@ class Exchange:
     connect: Connect
     pool: Pool
     event: Event
-    upgraded: Callable[[], None]
+    upgraded: Callable[[Callable[[], int]], None]
     open_judged: OpenJudged | None = None
     passed: Callable[[], int] = int
     changes: Changes | None = None
@@ -335,7 +336,7 @@ class Exchange:
         fields, deflate = self._switched(head)
         self.event.status = 101
         fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        self.upgraded()
+        self.upgraded(lambda: self.passed())
         switched = render_head(b"HTTP/1.1 101 " + head.reason, fields)
         self.event.bytes_in += len(switched)
         self.client.write(switched)

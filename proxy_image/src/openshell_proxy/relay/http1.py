@@ -122,6 +122,8 @@ class Head:
 
     def persistent(self) -> bool:
         """Whether the sender leaves the connection open after this message (RFC 9112, 9.3)."""
+        if b"connection" not in self.named:
+            return self.minor == 1
         options = self.members(b"connection")
         if b"close" in options:
             return False
@@ -202,7 +204,7 @@ def websocket_upgrade(head: RequestHead) -> bool:
 
     Source: RFC 6455, 4.2.1; spec 2.7. A body is refused too: after the switch nobody could tell it from frames.
     """
-    if b"websocket" not in head.members(b"upgrade"):
+    if b"upgrade" not in head.named or b"websocket" not in head.members(b"upgrade"):
         return False
     if head.method != "GET" or head.minor == 0 or request_framing(head) != NO_BODY:
         raise ProtocolError("a WebSocket is opened by a GET of HTTP/1.1 without a body")
@@ -222,7 +224,7 @@ def websocket_upgrade(head: RequestHead) -> bool:
 
 def h2c_upgrade(head: RequestHead) -> bool:
     """Whether *head* asks to go on in HTTP/2 without TLS (RFC 7540, 3.2)."""
-    return b"h2c" in head.members(b"upgrade") and b"upgrade" in head.members(b"connection")
+    return b"upgrade" in head.named and b"h2c" in head.members(b"upgrade") and b"upgrade" in head.members(b"connection")
 
 
 def response_framing(head: ResponseHead, method: str) -> Framing:
