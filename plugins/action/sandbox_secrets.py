@@ -34,6 +34,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "providers",
             "providers_path",
             "keep",
+            "policy",
             "sandbox_name",
             "judge_only",
             "timeout",

@@ -58,9 +58,10 @@ def policy_config(names: SandboxNames, policy: str) -> Config:
     return Config({POLICY: policy}, DIRECTORY, names.proxy_volume, UID)
 
 
-def secrets_config(names: SandboxNames, document: str) -> Config:
-    """The secrets alone, in a sandbox that exists."""
-    return Config({SECRETS: document}, DIRECTORY, names.proxy_volume, UID)
+def secrets_config(names: SandboxNames, document: str, policy: str = "") -> Config:
+    """The secrets, with a *policy* if they come with one, in a sandbox that exists."""
+    files = {SECRETS: document, **({POLICY: policy} if policy else {})}
+    return Config(files, DIRECTORY, names.proxy_volume, UID)
 
 
 def inference_config(names: SandboxNames, document: str) -> Config:
@@ -138,8 +139,8 @@ def _hand_over(
     podman.run(["kill", "--signal", "HUP", container])
     try:
         sentinel = wait_ready(podman, container, tls_volume, timeout, answered)
-        place = next((_ERRORS[name] for name in config.files if name in _ERRORS), "policy_error")
-        refused: Any = sentinel.get(place)
+        places = sorted({_ERRORS.get(name, "policy_error") for name in config.files})
+        refused: Any = next(filter(None, map(sentinel.get, places)), "")
     except NotReady as error:
         refused = str(error)
     if refused:

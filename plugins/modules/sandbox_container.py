@@ -201,6 +201,13 @@ options:
     description: Owner of the files of O(config) inside.
     type: int
     default: 1337
+  policy_later:
+    description:
+      - When the C(policy.yaml) of O(config) is left to M(openshell.sandbox.sandbox_secrets), which gives a living sidecar
+        policy and secrets at once. C(living_with_secrets) is a living sidecar that has secrets now.
+    type: str
+    choices: [never, living_with_secrets, living]
+    default: never
   config_timeout:
     description: Seconds to wait for a living sidecar to take new configuration.
     type: int
@@ -245,9 +252,13 @@ created:
   returned: success
   type: list
   elements: dict
+policy_left:
+  description: Whether the policy is left to M(openshell.sandbox.sandbox_secrets).
+  returned: success
+  type: bool
 """
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.openshell.sandbox.plugins.module_utils import container_converge, sidecar_config
@@ -259,7 +270,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     new_module,
     run_module,
 )
-from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError, is_running
 from ansible_collections.openshell.sandbox.plugins.module_utils.resolvers import read_text
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import LABEL_UID_BASE, SandboxNames
 
@@ -318,6 +329,7 @@ OPTIONS: Dict[str, Dict[str, Any]] = {
     "config_directory": {"type": "path", "default": "/var/lib/openshell/config"},
     "config_volume": {"type": "str", "default": ""},
     "config_uid": {"type": "int", "default": 1337},
+    "policy_later": {"type": "str", "choices": ["never", "living_with_secrets", "living"], "default": "never"},
     "config_timeout": {"type": "int", "default": 15},
 }
 
@@ -391,7 +403,8 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
         else:
             make_volumes(podman, spec, names, missing)
             todo = container_converge.converge(podman, spec, networks, running)
-        config = apply_config(module, podman, spec, names)
+        left = policy_left(params, podman, spec, names)
+        config = apply_config(module, podman, spec, names, left)
     except (PodmanError, sidecar_config.Rejected) as error:
         raise ModuleFailure(str(error), created=created) from None
     sides = container_converge.before_and_after(todo, spec)
@@ -402,16 +415,27 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
         "action": todo.action,
         "drift": [drift.as_dict() for drift in todo.drifts],
         "created": created,
+        "policy_left": left,
     }
 
 
+def policy_left(params: Mapping[str, Any], podman: Podman, spec: ContainerSpec, names: SandboxNames) -> bool:
+    """Whether the policy is for the step that hands over the secrets."""
+    if params["policy_later"] == "never" or not is_running(podman.container(spec.name)):
+        return False
+    secrets = sidecar_config.read_current(podman, sidecar_config.secrets_config(names, ""))
+    return params["policy_later"] == "living" or bool(secrets[sidecar_config.SECRETS])
+
+
 def apply_config(
-    module: AnsibleModule, podman: Podman, spec: ContainerSpec, names: SandboxNames
+    module: AnsibleModule, podman: Podman, spec: ContainerSpec, names: SandboxNames, without_policy: bool
 ) -> sidecar_config.Outcome:
     params = module.params
     if not params["config"]:
         return sidecar_config.Outcome(False, [])
     files = {**texts(params["config"]), **texts(params["config_secrets"])}
+    if without_policy:
+        files.pop(sidecar_config.POLICY, None)
     files.update({name: read_text(path) if path else "" for name, path in params["config_sources"].items()})
     wanted = sidecar_config.Config(files, params["config_directory"], params["config_volume"], params["config_uid"])
     return sidecar_config.converge(

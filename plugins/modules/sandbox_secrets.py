@@ -95,6 +95,10 @@ options:
     description: Directory of the controller with providers of the user's own, looked into first.
     type: str
     default: ''
+  policy:
+    description: The policy's YAML text, to come into force in the same moment; empty leaves the one that there is.
+    type: str
+    default: ''
   keep:
     description: Which secrets of before stay beside these, the user's C(own) or those of C(providers).
     type: list

@@ -29,6 +29,10 @@ options:
     type: list
     elements: dict
     default: []
+  policy:
+    description: The policy's YAML text, to come into force in the same moment; empty leaves the one that there is.
+    type: str
+    default: ''
   keep:
     description: Which secrets of before stay beside these, the user's C(own) or those of C(providers).
     type: list
@@ -83,7 +87,7 @@ def hand_over(module: AnsibleModule) -> Dict[str, Any]:
     try:
         env = secret_entries.agent_environment(params["agent"], file)
         outcome = sidecar_config.converge(
-            podman, names.proxy, names.tls_volume, sidecar_config.secrets_config(names, file), params["timeout"],
+            podman, names.proxy, names.tls_volume, sidecar_config.secrets_config(names, file, params["policy"]), params["timeout"],
             module.check_mode,
         )  # fmt: skip
     except (secret_entries.Refused, sidecar_config.Rejected) as refused:
@@ -97,6 +101,7 @@ def main() -> None:
             "sandbox_name": {"type": "str", "required": True},
             "document": {"type": "str", "required": True, "no_log": True},
             "agent": {"type": "list", "elements": "dict", "default": []},
+            "policy": {"type": "str", "default": ""},
             "keep": {"type": "list", "elements": "str", "choices": list(secret_entries.KEEP), "default": []},
             "timeout": {"type": "int", "default": 15},
         }

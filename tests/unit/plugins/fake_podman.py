@@ -131,7 +131,7 @@ class FakePodman:
         import hashlib
 
         texts = {}
-        for file in ("policy.yaml", "upstream-ca.pem", "inference.json"):
+        for file in ("policy.yaml", "upstream-ca.pem", "inference.json", "secrets.json"):
             path = os.path.join(mounts["/var/lib/openshell"], "config", file)
             texts[file] = b""
             if os.path.exists(path):
@@ -144,6 +144,7 @@ class FakePodman:
         error = "policy: line 1: wrong" if b"WRONG" in texts["policy.yaml"] else ""
         sentinel = {"started_ticks": ticks, "policy_digest": policy, "policy_error": error}
         sentinel["inference_error"] = "route: wrong" if b"WRONG" in texts["inference.json"] else ""
+        sentinel["credentials_error"] = "secret: wrong" if b"WRONG" in texts["secrets.json"] else ""
         sentinel.update(read_policy_digest=policy, read_upstream_ca_digest=upstream)
         sentinel.update(self.state.get("misread", {}))
         container["Generation"] = sentinel["generation"] = container.get("Generation", 0) + 1

@@ -143,6 +143,44 @@ def test_a_sidecar_and_its_configuration(networked: Host, tmp_path: Path) -> Non
     assert (config / "policy.yaml").read_text() == "version: 2\n"
 
 
+def secret(value: str) -> str:
+    return json.dumps([{"name": "key", "value": value, "hosts": ["a.example"]}])
+
+
+def test_a_living_sidecar_gets_policy_and_secrets_at_once_or_neither(networked: Host) -> None:
+    later = {**PROXY, "policy_later": "living"}
+    assert networked.module("sandbox_container", **later)["policy_left"] is False  # it does not live yet
+    networked.direct.network_connect("openshell", NAMES.proxy)
+    networked.direct.run(["start", NAMES.proxy])
+    config = Path(networked.state["volumes"][NAMES.proxy_volume]["Mountpoint"]) / "config"
+    later["config"] = {"policy.yaml": "version: 2\n"}
+    told = networked.module("sandbox_container", **later)
+    assert (told["changed"], told["policy_left"]) == (False, True)
+    assert (config / "policy.yaml").read_text() == "version: 1\n"
+    both = {"sandbox_name": "demo", "timeout": 1, "policy": "version: 2\n"}
+    bad = {**both, "document": secret("WRONG-secret")}
+    assert "keeps the old one: secret: wrong" in networked.refusal("sandbox_secrets_file", **bad)
+    bad = {**both, "policy": "WRONG\n", "document": secret("good-secret")}
+    assert "keeps the old one: policy: line 1: wrong" in networked.refusal("sandbox_secrets_file", **bad)
+    assert (config / "policy.yaml").read_text() == "version: 1\n"
+    assert (config / "secrets.json").read_text() == ""
+    before = len(networked.calls("kill"))
+    networked.module("sandbox_secrets_file", **both, document=secret("good-secret"))
+    assert len(networked.calls("kill")) == before + 1
+    assert (config / "policy.yaml").read_text() == "version: 2\n"
+    assert "good-secret" in (config / "secrets.json").read_text()
+
+
+@pytest.mark.parametrize(("later", "left"), [("never", False), ("living_with_secrets", True)])
+def test_a_policy_waits_for_the_secrets_that_are_to_go(networked: Host, later: str, left: bool) -> None:
+    networked.module("sandbox_container", **PROXY)
+    networked.direct.network_connect("openshell", NAMES.proxy)
+    networked.direct.run(["start", NAMES.proxy])
+    assert networked.module("sandbox_container", **PROXY, policy_later=later)["policy_left"] is False
+    networked.module("sandbox_secrets_file", sandbox_name="demo", timeout=1, document=secret("good-secret"))
+    assert networked.module("sandbox_container", **PROXY, policy_later=later)["policy_left"] is left
+
+
 def test_a_network_that_nobody_has_made_yet_is_left_to_its_step(networked: Host) -> None:
     networked.direct.remove_network("openshell")
     networked.module("sandbox_container", **PROXY)
