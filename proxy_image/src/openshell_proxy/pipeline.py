@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from openshell_proxy.audit import Audit, Event
 from openshell_proxy.authority import UpstreamTls
 from openshell_proxy.credentials.passage import CREDENTIAL_REFUSALS, Passage
-from openshell_proxy.credentials.rewrite import Access
 from openshell_proxy.credentials.vault import Vault
 from openshell_proxy.destination import DestinationError, Guard
 from openshell_proxy.messages import Messages
@@ -29,8 +28,8 @@ from openshell_proxy.refusal import OwnAnswer, Refusal, denied_connection, denie
 from openshell_proxy.relay.dialer import Dialer
 from openshell_proxy.relay.exchange import Broken, Exchange
 from openshell_proxy.relay.form import post_form
-from openshell_proxy.relay.http1 import Head, Header, RequestHead, h2c_upgrade
-from openshell_proxy.relay.inspect import read_body
+from openshell_proxy.relay.http1 import Header, RequestHead, h2c_upgrade
+from openshell_proxy.relay.inspect import read_body, read_stream
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.upstream import Origin, Pool, UpstreamStream
 from openshell_proxy.resolver import ResolveError
@@ -39,6 +38,7 @@ from openshell_proxy.under_way import UnderWay
 
 if TYPE_CHECKING:
     from openshell_proxy.inference.routes import Routes
+    from openshell_proxy.relay.http2 import Side
     from openshell_proxy.relay.websocket import Assemblies
 
 PARSED_AT_ONCE = 512
@@ -58,10 +58,6 @@ class Generation:
     dialer: Dialer
     vault: Vault
     inference: Routes | None = None
-
-    def relays_http2(self, host: str, port: int) -> bool:
-        """Whether requests there may be streams of HTTP/2: not where credentials are put in, or bodies judged."""
-        return self.vault.site(host, port) is None and not self.policy.decide(Intent(host, port)).body_limit
 
 
 class Pipeline:
@@ -183,15 +179,13 @@ class Pipeline:
 
         *fields* and *target* are for the destination, with placeholders; *intent* is what policy and log may see.
         """
-        assert intent.request is not None
         generation = self.generation
         with _OneRequest(self, intent, event):
             body = functools.partial(read_body, client, head, fields)
             decision, addresses = await self.admit(intent, event, body, head.named)
             if decision.inspects and h2c_upgrade(head):
                 raise Refusal(403, "unsupported_l7_protocol", "h2c cannot be inspected; use HTTP/1.1")
-            place = (origin.host, origin.port, intent.request.path)
-            passage = Passage(generation.vault, place, head, decision.credentials, self.post)
+            passage = self._passage(generation, intent, head, decision)
             target, fields = await passage.head(target, fields, body)
 
             once = event.entrance == "forward"  # as in OpenShell (spec 2.4): no answer can be taken for another's
@@ -217,28 +211,35 @@ class Pipeline:
                     messages.end()
 
     async def stream(
-        self, intent: Intent, fields: list[Header], target: str, event: Event,
-        relay: Callable[[tuple[str, ...]], Awaitable[None]], passed: Callable[[], int],
-    ) -> None:  # fmt: skip
-        """One request of HTTP/2 from decision to the response's last byte; *relay* carries it to the addresses given.
+        self, client: Side, intent: Intent, head: RequestHead, origin: Origin, target: str, event: Event
+    ) -> None:
+        """The same for one of HTTP/2, whose *head* is in the words of HTTP/1.1; its library is loaded with the first one."""
+        from openshell_proxy.relay.http2_exchange import StreamExchange
+        from openshell_proxy.relay.http2_head import in_http2
 
-        Without its body: where the policy needs that for its decision, the request is refused. And without secrets:
-        a request that would get one is refused, and so is a placeholder in *fields* or *target*. *passed* tells the bytes
-        that have come and gone so far.
-        """
         generation = self.generation
         with _OneRequest(self, intent, event):
-            self.under_way.follow(event, passed)
-            decision, addresses = await self.admit(intent, event, named=Head(1, fields).named)
-            if not generation.relays_http2(intent.host, intent.port) or decision.credentials.body_rewrite:
-                where = f"{intent.host}:{intent.port}"
-                detail = f"credentials are put in and bodies are judged for {where} over HTTP/1.1 only"
-                raise Refusal(403, "unsupported_l7_protocol", detail)
-            access = Access(generation.vault, None, intent.host, intent.port, "")
-            access.target(target)
-            access.fields(fields)
+            self.under_way.follow(event, lambda: client.received + client.sent)
+            fields = list(head.fields)
+            body = functools.partial(read_stream, client, head, fields)
+            decision, addresses = await self.admit(intent, event, body, head.named)
+            passage = self._passage(generation, intent, head, decision)
+            target, fields = await passage.head(target, fields, body)
+
+            async def open_stream() -> Side:
+                return await self.pool.open_stream(origin, addresses)
+
             event.allowed = True
-            await relay(addresses)
+            render = functools.partial(in_http2, head)
+            exchange = StreamExchange(
+                client, head.method, target, fields, render, open_stream, event, passage.changes
+            )  # fmt: skip
+            await exchange.run()
+
+    def _passage(self, generation: Generation, intent: Intent, head: RequestHead, decision: Decision) -> Passage:
+        assert intent.request is not None
+        place = (intent.host, intent.port, intent.request.path)
+        return Passage(generation.vault, place, head, decision.credentials, self.post)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from http2_peer import Two
 from loopback import World
 
 
@@ -27,3 +28,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield made
     finally:
         await made.end()
+
+
+@pytest.fixture
+def two(world: World) -> Two:
+    """The same with an origin and clients that speak HTTP/2."""
+    return Two(world)

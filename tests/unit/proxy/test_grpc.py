@@ -17,6 +17,7 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives import serialization
 from loopback import HOST, World, hello, rest
+from test_credentials import write_secrets
 
 BIG = bytes(range(256)) * 32_768  # 8 MiB
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -28,12 +29,15 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
+        self.told: list[str] = []
 
     def service(self, details: Any) -> Any:
         return {
             "/t.T/Unary": grpc.unary_unary_rpc_method_handler(self.unary),
             "/t.T/Fail": grpc.unary_unary_rpc_method_handler(self.fail),
             "/t.T/Hang": grpc.unary_unary_rpc_method_handler(self.hang),
+            "/t.T/WhoAmI": grpc.unary_unary_rpc_method_handler(self.who_am_i),
+            "/t.T/Squeezed": grpc.unary_unary_rpc_method_handler(self.squeezed),
             "/t.T/Many": grpc.unary_stream_rpc_method_handler(lambda asked, _: (asked + b"%d" % n for n in range(100))),
             "/t.T/Join": grpc.stream_unary_rpc_method_handler(lambda asked, _: b",".join(asked)),
             "/t.T/Both": grpc.stream_stream_rpc_method_handler(lambda asked, _: (b"got " + one for one in asked)),
@@ -43,6 +47,16 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
         context.send_initial_metadata([("first", "1")])
         context.set_trailing_metadata([("last-bin", dict(context.invocation_metadata()).get("sent-bin", b"none"))])
         return asked
+
+    def who_am_i(self, asked: bytes, context: Any) -> bytes:
+        got = dict(context.invocation_metadata())
+        self.told = [got["authorization"], got["x-key"]]
+        context.set_trailing_metadata([("told", self.told[0])])
+        return " ".join(self.told).encode()
+
+    def squeezed(self, asked: bytes, context: Any) -> bytes:
+        context.set_compression(grpc.Compression.Gzip)
+        return (dict(context.invocation_metadata())["x-key"] + " ").encode() * 100
 
     def fail(self, asked: bytes, context: Any) -> bytes:
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not naïve")
@@ -169,3 +183,33 @@ async def test_an_origin_that_is_gone_is_unavailable(world: World, there: Grpc) 
             await channel.unary_unary("/t.T/Unary")(b"", timeout=SECONDS)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         assert "upstream_unreachable" in (caught.value.details() or "")
+
+
+@pytest.mark.parametrize("random", ["", "sk-rand-ABCDEFGHIJKLMNOP"])
+async def test_a_credential_is_put_in_and_does_not_come_back(world: World, there: Grpc, random: str) -> None:
+    value = "sk-real-0123456789abcdef"
+    secret = {"name": "KEY", "value": value, "hosts": [HOST], "header": "Authorization", "format": "Bearer {value}"}
+    write_secrets(world, secret | {"random": random} if random else secret)
+    await world.start(rest(there.port))
+    seen = random or "openshell:resolve:env:KEY"
+    async with there.channel() as channel:
+        call = channel.unary_unary("/t.T/WhoAmI")(b"", metadata=[("x-key", seen)], timeout=SECONDS)
+        if random:  # of the same length, so the message is as long as it says
+            assert await call == f"Bearer {random} {random}".encode()
+        assert dict(await call.trailing_metadata())["told"] == f"Bearer {seen}"
+        assert there.service.told == [f"Bearer {value}", value]
+        assert (
+            await channel.unary_unary("/t.T/Unary")(b"many bytes" * 100_000, timeout=SECONDS) == b"many bytes" * 100_000
+        )
+
+
+async def test_messages_that_are_compressed_unasked_and_cannot_be_searched_are_refused(
+    world: World, there: Grpc
+) -> None:
+    write_secrets(world, {"name": "KEY", "value": "sk-real-0123456789abcdef", "hosts": [HOST]})
+    await world.start(rest(there.port))
+    async with there.channel() as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/t.T/Squeezed")(b"", metadata=[("x-key", "1")], timeout=SECONDS)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert "is compressed" in (caught.value.details() or "")

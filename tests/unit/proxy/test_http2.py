@@ -7,18 +7,14 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import ssl
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
-from h2 import events
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
+from http2_peer import Fields, Peer, Two, echo, fill, head, limited, origin_of
 from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PriorityFrame
 from loopback import HOST, SECONDS, World, hello, rest
 from openshell_proxy.refusal import header_text
@@ -26,152 +22,6 @@ from openshell_proxy.relay import sites
 from openshell_proxy.settings import Limits
 
 BIG = bytes(range(256)) * 32_768  # 8 MiB: more than any window on the way
-Fields = list[tuple[bytes, bytes]]
-
-
-class Peer:
-    """One end of an HTTP/2 connection that says what it is told to, right or wrong."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: bool) -> None:
-        self.reader, self.writer = reader, writer
-        config = H2Configuration(client_side=client, validate_outbound_headers=False, normalize_outbound_headers=False)
-        self.core = H2Connection(config)
-        self.core.initiate_connection()
-        self.heads: dict[int, list[dict[bytes, bytes]]] = {}
-        self.trailers: dict[int, dict[bytes, bytes]] = {}
-        self.bodies: dict[int, bytearray] = {}
-        self.ended: set[int] = set()
-        self.resets: dict[int, int] = {}
-        self.goaway: int | None = None
-        self.eof = False
-        self.acknowledge = True
-        self.flush()
-
-    def flush(self) -> None:
-        self.writer.write(self.core.data_to_send())
-
-    async def step(self) -> None:
-        """Take in what comes next."""
-        data = await asyncio.wait_for(self.reader.read(1 << 20), SECONDS)
-        if not data:
-            self.eof = True
-            return
-        for event in self.core.receive_data(data):
-            self._take(event)
-        self.flush()
-
-    def _take(self, event: Any) -> None:
-        if isinstance(event, (events.RequestReceived, events.ResponseReceived, events.InformationalResponseReceived)):
-            self.heads.setdefault(event.stream_id, []).append(dict(event.headers))
-        elif isinstance(event, events.TrailersReceived):
-            self.trailers[event.stream_id] = dict(event.headers)
-        elif isinstance(event, events.DataReceived):
-            self.bodies.setdefault(event.stream_id, bytearray()).extend(event.data)
-            if self.acknowledge:
-                self.core.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-        elif isinstance(event, events.StreamEnded):
-            self.ended.add(event.stream_id)
-        elif isinstance(event, events.StreamReset):
-            self.resets[event.stream_id] = int(event.error_code)
-        elif isinstance(event, events.ConnectionTerminated):
-            self.goaway = int(event.error_code)
-
-    async def until(self, holds: Callable[[], Any]) -> None:
-        while not holds():
-            assert not self.eof, "the connection ended"
-            await self.step()
-
-    async def over(self, stream: int) -> None:
-        await self.until(lambda: stream in self.ended or stream in self.resets)
-
-    def ask(self, fields: Fields, end: bool = True) -> int:
-        stream = self.core.get_next_available_stream_id()
-        self.core.send_headers(stream, fields, end_stream=end)
-        self.flush()
-        return stream
-
-    async def send(self, stream: int, data: bytes, end: bool = True) -> None:
-        at = 0
-        while at < len(data):
-            size = min(self.core.local_flow_control_window(stream), self.core.max_outbound_frame_size, len(data) - at)
-            if size <= 0:
-                await self.step()
-                continue
-            self.core.send_data(stream, data[at : at + size])
-            at += size
-            self.flush()
-        if end:
-            self.core.end_stream(stream)
-        self.flush()
-
-    def json(self, stream: int) -> Any:
-        return json.loads(self.bodies[stream])
-
-
-Serve = Callable[[Peer, int], Awaitable[None]]
-
-
-def origin_of(serve: Serve, peers: list[Peer] | None = None) -> Callable[..., Awaitable[None]]:
-    """A handler that speaks HTTP/2 and has each request, once its head is there, served by *serve*."""
-
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = Peer(reader, writer, client=False)
-        if peers is not None:
-            peers.append(peer)
-        seen: set[int] = set()
-        while not peer.eof:
-            for stream in [one for one in peer.heads if one not in seen]:
-                seen.add(stream)
-                await serve(peer, stream)
-            if not peer.eof:
-                await peer.step()
-
-    return handler
-
-
-async def echo(peer: Peer, stream: int) -> None:
-    """Answer with the request's path, its body, and trailers."""
-    await peer.over(stream)
-    if stream in peer.resets:
-        return
-    peer.core.send_headers(stream, [(b":status", b"200"), (b"x-path", peer.heads[stream][0][b":path"])])
-    await peer.send(stream, bytes(peer.bodies.get(stream, b"")), end=False)
-    peer.core.send_headers(stream, [(b"x-trailer", b"yes")], end_stream=True)
-    peer.flush()
-
-
-def head(
-    port: int, path: bytes = b"/", method: bytes = b"GET", *fields: tuple[bytes, bytes], **pseudo: bytes
-) -> Fields:
-    start = {b"method": method, b"scheme": b"https", b"authority": f"{HOST}:{port}".encode(), b"path": path}
-    start |= {name.encode(): value for name, value in pseudo.items()}
-    return [*((b":" + name, value) for name, value in start.items()), *fields]
-
-
-@dataclasses.dataclass
-class Two:
-    """A world with an HTTP/2 origin, and a client that speaks it."""
-
-    world: World
-
-    async def start(self, serve: Serve = echo, peers: list[Peer] | None = None, **policy: Any) -> int:
-        made = await self.world.origin(origin_of(serve, peers), tls=["h2", "http/1.1"])
-        self.there = made
-        await self.world.start(rest(made.port, **policy))
-        return made.port
-
-    async def peer(self, port: int, alpn: tuple[str, ...] = ("h2",)) -> Peer:
-        client = await self.world.tunnel(port, tls=False)
-        context = ssl.create_default_context(cafile=self.world.directory / "tls/ca.pem")
-        context.set_alpn_protocols(list(alpn))
-        await client.start_tls(context, HOST)
-        assert client.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
-        return Peer(client.reader, client.writer, client=True)
-
-
-@pytest.fixture
-def two(world: World) -> Two:
-    return Two(world)
 
 
 async def test_requests_bodies_and_trailers_pass_both_ways(two: Two) -> None:
@@ -481,21 +331,39 @@ async def test_a_stream_that_the_origin_has_not_looked_at_is_asked_once_more(two
     assert peer.heads[stream][0][b":status"] == b"200"
 
 
-async def test_a_refused_stream_is_not_asked_again_without_its_body(two: Two) -> None:
-    streams: list[int] = []
+@pytest.mark.parametrize(("size", "again"), [(5, True), (65_536, True), (65_537, False)])
+async def test_a_refused_stream_is_asked_again_with_its_body_or_not_at_all(two: Two, size: int, again: bool) -> None:
+    """The body waits at the proxy when it is refused: there is no window for it."""
+    got: list[int] = []
 
-    async def refuse(peer: Peer, stream: int) -> None:
-        streams.append(stream)
-        peer.core.update_settings({4: 0})  # no window: the body waits
-        peer.core.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
-        peer.flush()
+    async def refuse_first(peer: Peer, stream: int) -> None:
+        if not got:
+            await peer.until(lambda: peer.core.local_settings.initial_window_size == 0)
+        got.append(stream)
+        if len(got) == 1:
+            async with asyncio.timeout(SECONDS):
+                while two.world.sidecar.pipeline.under_way._entries and not waits():  # type: ignore[union-attr]
+                    await asyncio.sleep(0)
+            peer.core.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+            peer.core.update_settings({4: 1 << 20})
+            peer.flush()
+        else:
+            await echo(peer, stream)
 
-    port = await two.start(refuse)
+    def waits() -> bool:
+        assert two.world.sidecar is not None
+        entries = two.world.sidecar.pipeline.under_way._entries.values()
+        return any(entry.passed() >= size for entry in entries)
+
+    port = await two.start(refuse_first, window=0)
     peer = await two.peer(port)
     stream = peer.ask(head(port, b"/", b"POST"), end=False)
-    await peer.send(stream, b"body")
+    await peer.send(stream, bytes(size))
     await peer.over(stream)
-    assert (peer.resets, streams) == ({stream: ErrorCodes.REFUSED_STREAM}, [1])
+    if again:
+        assert (peer.resets, peer.bodies[stream], len(got)) == ({}, bytes(size), 2)
+    else:
+        assert (peer.resets, len(got)) == ({stream: ErrorCodes.REFUSED_STREAM}, 1)
 
 
 async def test_trailers_without_a_field_are_an_end(two: Two) -> None:
@@ -529,13 +397,6 @@ async def test_a_head_that_promises_a_body_and_ends_is_a_502(two: Two) -> None:
     assert peer.heads[stream][0][b":status"] == b"502"
     assert peer.json(stream)["error"] == "upstream_protocol_error"
     assert (await two.world.events())[-2]["http_response"]["code"] == 502
-
-
-def fill(peer: Peer, stream: int) -> None:
-    """Send all that the windows let through."""
-    while size := min(peer.core.local_flow_control_window(stream), 16_384):
-        peer.core.send_data(stream, bytes(size))
-    peer.flush()
 
 
 async def test_what_a_lost_destination_left_unsent_is_no_loss_to_the_clients_connection(two: Two) -> None:
@@ -736,12 +597,6 @@ async def begun(peer: Peer, stream: int) -> None:
     peer.flush()
 
 
-async def limited(two: Two, serve: Serve, limits: Limits) -> tuple[Peer, int]:
-    made = await two.world.origin(origin_of(serve), tls=["h2", "http/1.1"])
-    await two.world.start(rest(made.port), limits=limits)
-    return await two.peer(made.port), made.port
-
-
 async def test_a_stream_without_an_answer_is_a_504(two: Two) -> None:
     client, port = await limited(two, unanswered, Limits(idle=1))
     stream = client.ask(head(port))
@@ -799,39 +654,6 @@ async def test_policy_and_log_see_no_placeholder(two: Two) -> None:
     await peer.over(peer.ask(head(port, b"/x/R4nd0mR4nd0mR4nd0m/y")))
     assert (await two.world.events())[-2]["message"].endswith("/x/[CREDENTIAL]/y")
     assert "R4nd0m" not in two.world.log.getvalue()
-
-
-async def test_where_credentials_are_bound_http_1_1_is_offered_and_nothing_else_served(two: Two) -> None:
-    bind(two.world, KEY | {"hosts": [HOST]})
-    port = await two.start()
-    client = await two.world.tunnel(port, tls=False)
-    context = ssl.create_default_context(cafile=two.world.directory / "tls/ca.pem")
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    await client.start_tls(context, HOST)
-    assert client.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
-    peer = await two.peer(port)
-    stream = peer.ask(head(port))
-    await peer.over(stream)
-    assert peer.json(stream)["error"] == "unsupported_l7_protocol"
-
-
-@pytest.mark.parametrize("method", [b"GET", b"POST"])
-async def test_where_bodies_are_judged_http_1_1_is_offered_and_nothing_else_served(two: Two, method: bytes) -> None:
-    rules = [{"allow": {"operation_type": "query"}}]
-    made = await two.world.origin(origin_of(echo, None), tls=["h2", "http/1.1"])
-    endpoint = {key: value for key, value in rest(made.port).items() if key != "access"}
-    await two.world.start({**endpoint, "protocol": "graphql", "rules": rules})
-    client = await two.world.tunnel(made.port, tls=False)
-    context = ssl.create_default_context(cafile=two.world.directory / "tls/ca.pem")
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    await client.start_tls(context, HOST)
-    assert client.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
-    peer = await two.peer(made.port)
-    stream = peer.ask(head(made.port, b"/graphql?query=%7Bviewer%7Bid%7D%7D", method), end=False)
-    await peer.send(stream, b'{"query": "mutation { drop }"}')
-    await peer.over(stream)
-    assert peer.heads[stream][0][b":status"] == b"403"
-    assert made.connections == 0
 
 
 async def test_a_policys_name_is_a_header_as_over_http_1_1(two: Two) -> None:

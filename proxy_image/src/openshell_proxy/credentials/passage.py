@@ -56,6 +56,7 @@ CREDENTIAL_REFUSALS = frozenset(
 )
 _MAX_TOKEN_REQUEST = 65_536
 _BUYING = ("refresh_token", "client_secret", "assertion")  # what buys a token, by grant
+_ACCEPTS = (b"accept-encoding", b"grpc-accept-encoding")
 _NO_CONTENT = (204, 304)
 # How values are percent-encoded: wholly, with "/" left, and as this sidecar itself does in paths, queries and forms.
 _SAFE_SETS = ("", "/", SEGMENT, QUERY, FORM_SAFE)
@@ -159,7 +160,7 @@ class Passage:
         made = self._access.fields(fields)
         if self._site is None:
             return made
-        made = [field for field in made if field[0].lower() != b"accept-encoding"]
+        made = [field for field in made if field[0].lower() not in _ACCEPTS]
         return [*made, (b"Accept-Encoding", b"identity")]
 
     def request_body(self) -> Transform | None:
@@ -185,7 +186,8 @@ class Passage:
         if echoes.within(b"\n".join([reason, *[value for _, value in fields]])):  # one search for all of them
             fields = [(name, echoes.masked(value)) for name, value in fields]
             reason = echoes.masked(reason)
-        codings = [coding for coding in head.members(b"content-encoding") if coding != b"identity"]
+        told = [*head.members(b"content-encoding"), *(b"grpc " + one for one in head.members(b"grpc-encoding"))]
+        codings = [coding for coding in told if coding.removeprefix(b"grpc ") != b"identity"]
         if not codings or self._method == "HEAD" or head.status in _NO_CONTENT:
             return Answer(fields, reason, Mask(echoes), echoes.same_length)
         if len(codings) > 1 or codings[0] not in _COMPRESSED or head.status == 206:

@@ -156,8 +156,7 @@ class Tunnel:
     async def requests(self, host: str, port: int, tls: bool, addresses: tuple[str, ...] = ()) -> None:
         """Be the destination's end of what the client says: each request is judged by itself, whatever was before.
 
-        The client is offered the version of HTTP that the destination at *addresses* speaks; without any, and where
-        credentials are bound or bodies judged, HTTP/1.1.
+        The client is offered the version of HTTP that the destination at *addresses* speaks; without any, HTTP/1.1.
         """
         loop = asyncio.get_running_loop()
         client = Stream()
@@ -165,8 +164,8 @@ class Tunnel:
         origin = Origin(host, port, tls)
         try:
             if tls:
-                relayed = bool(addresses) and self.pipeline.generation.relays_http2(host, port)
-                context = self.authority.context(host, relayed and await self._speaks_http2(origin, addresses))
+                http2 = bool(addresses) and await self._speaks_http2(origin, addresses)
+                context = self.authority.context(host, http2)
                 await loop.connect_accepted_socket(
                     lambda: client, self.sock, ssl=context, ssl_handshake_timeout=limits.handshake
                 )

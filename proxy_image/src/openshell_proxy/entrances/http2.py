@@ -15,14 +15,13 @@ from h2.exceptions import H2Error
 
 from openshell_proxy.audit import Event
 from openshell_proxy.entrances.authority_form import parse_authority, render_host
+from openshell_proxy.entrances.requests import judged
 from openshell_proxy.pipeline import Pipeline
-from openshell_proxy.policy import Intent, Request, TargetError, canonical_path, parse_query
 from openshell_proxy.refusal import Refusal, header_text
 from openshell_proxy.relay.exchange import Broken
-from openshell_proxy.relay.http1 import Header
+from openshell_proxy.relay.http1 import Header, RequestHead
 from openshell_proxy.relay.http2 import Budget, Endpoint, Side
-from openshell_proxy.relay.http2_exchange import StreamExchange
-from openshell_proxy.relay.http2_head import Head, Malformed, read_head, too_large
+from openshell_proxy.relay.http2_head import Head, Malformed, in_http1, read_head, too_large
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.upstream import Origin
 
@@ -87,7 +86,7 @@ class ClientConnection(Endpoint):
             side.reset(ErrorCodes.PROTOCOL_ERROR)
             self._count_reset()
             return
-        side.expected = head.length
+        side.expected, side.kept = head.length, []
         limits = self.pipeline.limits
         task = self._loop.create_task(self._serve(side, head, too_large(fields, limits.head, limits.headers)))
         self.tasks.add(task)
@@ -137,25 +136,18 @@ class ClientConnection(Endpoint):
         try:
             if large:
                 raise Refusal(431, "request_header_too_large", large)
-            intent, path = self._intent(head, method)
+            words = self._words(side, head, method)
+            intent, target = judged(self.pipeline.generation, origin, words, words.target)
         except Refusal as refusal:
             self._audit_bad(event, refusal.detail, refusal.status)
             raise
         assert intent.request is not None
         event.path = intent.request.path
-        fields = self._fields(head, path)
+        words.target = target
+        await self.pipeline.stream(side, intent, words, origin, target, event)
 
-        async def relay(addresses: tuple[str, ...]) -> None:
-            async def open_stream() -> Side:
-                return await self.pipeline.pool.open_stream(origin, addresses)
-
-            await StreamExchange(side, method, fields, open_stream, event).run()
-
-        await self.pipeline.stream(intent, head.fields, path, event, relay, lambda: side.received + side.sent)
-
-    def _intent(self, head: Head, method: str) -> tuple[Intent, str]:
-        """What is asked, in the one form that policy knows, and the target; it goes to the tunnel's host or nowhere."""
-        host, port = self.origin.host, self.origin.port
+    def _words(self, side: Side, head: Head, method: str) -> RequestHead:
+        """What is asked, in the words that policy knows; it goes to the tunnel's host or nowhere."""
         for named in (head.pseudo[b":authority"], head.value(b"host")):
             if named is not None and not self._is_ours(named):
                 raise Refusal(421, "misdirected_request", "the request is not for the host of the tunnel")
@@ -164,31 +156,13 @@ class ClientConnection(Endpoint):
         target = head.pseudo[b":path"].decode("latin-1")
         if target == "*" or not target.startswith("/"):
             raise Refusal(400, "invalid_request_target", "the request target is not a path")
-        generation = self.pipeline.generation
-        connection = generation.policy.decide(Intent(host, port))
-        try:
-            path, query = canonical_path(target, allow_encoded_slash=connection.allow_encoded_slash)
-            target = f"{path}?{query}" if query else path
-            path, _, query = generation.vault.redacted(target).partition("?")
-            return Intent(host, port, Request(method, path, parse_query(query))), target
-        except TargetError as error:
-            raise Refusal(400, "invalid_request_target", f"the request target is refused: {error.code}") from None
+        return in_http1(head, method, target, render_host(self.origin.host, self.origin.port, 443), side.bare)
 
     def _is_ours(self, authority: bytes) -> bool:
         try:
             return parse_authority(authority.decode("latin-1"), 443) == (self.origin.host, self.origin.port)
         except Refusal:
             return False
-
-    def _fields(self, head: Head, path: str) -> list[Header]:
-        """What the destination gets: the canonical path, the tunnel's authority, the other fields as they came."""
-        return [
-            (b":method", head.pseudo[b":method"]),
-            (b":scheme", b"https"),
-            (b":authority", render_host(self.origin.host, self.origin.port, 443)),
-            (b":path", path.encode("ascii")),
-            *(field for field in head.fields if field[0] != b"host"),
-        ]
 
     def _refuse(self, side: Side, head: Head, refusal: Refusal) -> None:
         """Answer on this stream alone; a gRPC client is told in the words that its caller sees (trailers only)."""

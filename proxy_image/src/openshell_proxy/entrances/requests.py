@@ -96,6 +96,19 @@ async def serve_requests(
     await Requests(pipeline, client, entrance, locate, origin).serve(pipeline.limits.first_head)
 
 
+def judged(generation: Generation, origin: Origin, head: RequestHead, target: str) -> tuple[Intent, str]:
+    """What policy and log may see of a request for *target*, without placeholders, and the canonical target with them."""
+    connection = generation.policy.decide(Intent(origin.host, origin.port))
+    try:
+        path, query = canonical_path(target, allow_encoded_slash=connection.allow_encoded_slash)
+        target = f"{path}?{query}" if query else path
+        path, _, query = generation.vault.redacted(target).partition("?")
+        asked = _asked(connection, head, path, query)
+    except TargetError as error:
+        raise Refusal(400, "invalid_request_target", f"the request target is refused: {error.code}") from None
+    return Intent(origin.host, origin.port, asked), target
+
+
 def _asked(connection: Decision, head: RequestHead, path: str, query: str) -> Request:
     """The request for the policy; what only protocols with judged bodies ask for is looked up only for them."""
     if not connection.body_limit:
@@ -217,7 +230,12 @@ class Requests:
     async def _one(self, head: RequestHead) -> bool:
         try:
             origin, target = self.locate(head)
-            intent, target = self._intent(head, origin, target)
+            check_host(origin.host)
+            if head.method == "CONNECT":  # a destination that is a proxy would open a way that nobody judges
+                raise Refusal(
+                    400, "invalid_request_target", "CONNECT is for host:port, first on a connection to the proxy"
+                )
+            intent, target = judged(self.pipeline.generation, origin, head, target)
         except Refusal as refusal:
             event = Event(self.entrance, False, self.origin.host, self.origin.port, head.method, "")
             event.bytes_out = self.head_size
@@ -230,19 +248,3 @@ class Requests:
         self.client.half_close_ok = not head.persistent() or self.client.ended
         fields = forwarded_fields(self.entrance, head, origin)
         return await self.pipeline.request(self.client, intent, head, origin, fields, target, event)
-
-    def _intent(self, head: RequestHead, origin: Origin, target: str) -> tuple[Intent, str]:
-        """What policy and log may see, without placeholders, and the canonical target with them."""
-        check_host(origin.host)
-        if head.method == "CONNECT":  # a destination that is a proxy would open a way that nobody judges
-            raise Refusal(400, "invalid_request_target", "CONNECT is for host:port, first on a connection to the proxy")
-        generation = self.pipeline.generation
-        connection = generation.policy.decide(Intent(origin.host, origin.port))
-        try:
-            path, query = canonical_path(target, allow_encoded_slash=connection.allow_encoded_slash)
-            target = f"{path}?{query}" if query else path
-            path, _, query = generation.vault.redacted(target).partition("?")
-            asked = _asked(connection, head, path, query)
-        except TargetError as error:
-            raise Refusal(400, "invalid_request_target", f"the request target is refused: {error.code}") from None
-        return Intent(origin.host, origin.port, asked), target

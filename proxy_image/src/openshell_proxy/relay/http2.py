@@ -27,8 +27,10 @@ from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream
 from hyperframe.frame import Frame, GoAwayFrame
 
-from openshell_proxy.relay.http1 import Header
+from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.http1 import Header, ProtocolError
 from openshell_proxy.relay.http2_head import Head, Malformed, read_head
+from openshell_proxy.relay.recode import SMALL_BODY, Transform
 from openshell_proxy.relay.stream import HIGH_WATER
 
 TURN = 65_536  # bytes that a stream may send before it is another's turn
@@ -36,7 +38,10 @@ UNREAD = 2_097_152  # bytes written that a peer does not read, beyond which it i
 CONNECTION_WINDOW = 16_777_216
 HEAD_HARD_LIMIT = 262_144  # a header list beyond which the connection ends (RFC 9113, 10.5.1)
 JUNK_BURST, JUNK_PER_SECOND = 1000, 200.0
+KEPT = SMALL_BODY  # of a request's body, for asking again
 EARNED = 4  # what a frame that carries something may bring with it: window updates, a ping
+
+Portion = tuple[bytes, int]  # of a body, and by how much its sender's window opens once it is on its way
 
 
 class Budget:
@@ -78,23 +83,31 @@ class Core(H2Connection):
         return [], [event]
 
 
+def _retouched(fields: list[Header], mask: Callable[[bytes], bytes] | None) -> list[Header]:
+    return fields if mask is None else [(name, mask(value)) for name, value in fields]
+
+
 def _ignore(_headers: Any) -> None:
     pass
 
 
 class Side:
-    """One stream on one connection. ``other`` is its counterpart: what this one receives the other one sends."""
+    """One stream on one connection. What comes here goes ``to`` its counterpart, which tells where it is on its way."""
 
     def __init__(self, endpoint: Endpoint, number: int) -> None:
         self.endpoint = endpoint
         self.number = number
-        self.other: Side | None = None
-        self.early: list[bytes] = []  # what came before there was a counterpart
-        self.early_trailers: list[Header] | None = None
-        self.queue: deque[bytes] = deque()
-        self.trailers: list[Header] | None = None
-        self.ending = self.sent_end = self.got_end = self.closed = False
-        self.given = False  # whether anything of a body or trailers has come to be sent
+        self.to: Side | None = None
+        self.source: Side | None = None  # whose window opens again for what is sent here
+        self.early: list[Portion] = []  # what came before there was a counterpart
+        self.kept: list[bytes] | None = None  # all that came, for asking again, where that is little
+        self.queue: deque[Portion] = deque()
+        self.piece, self.owed = b"", 0  # what is being sent, and what its sender may send for it
+        self.transform: Transform | None = None  # what is sent here goes through it
+        self.mask: Callable[[bytes], bytes] | None = None  # what the trailers that come here go through
+        self.trailers: list[Header] | None = None  # to send
+        self.got_trailers: list[Header] | None = None
+        self.ending = self.sent_end = self.got_end = self.closed = self.gathering = False
         self.expected: int | None = None
         self.received = 0
         self.sent = 0
@@ -102,7 +115,9 @@ class Side:
             None  # a response's head, interim ones too; whether it is all
         )
         self.on_reset: Callable[[int | None], None] | None = None  # error code; None: the connection is gone
+        self.on_fault: Callable[[Exception], None] | None = None  # what is sent here could not be changed
         self.on_sent: Callable[[], None] | None = None  # all of it is on its way
+        self._more: asyncio.Future[None] | None = None
 
     # What the endpoint calls.
 
@@ -115,55 +130,84 @@ class Side:
             self.accepted(flow - len(data))
         if not data:
             return
-        if self.other is None:
-            self.early.append(data)
-        elif self.other.closed or self.other.sent_end:
+        if self.kept is not None:
+            self.kept.append(data)
+            if self.received > KEPT:
+                self.kept = None
+        if self.gathering:
+            self.early.append((data, 0))
+            self.accepted(len(data))
+            self._wake()
+        elif self.to is None:
+            self.early.append((data, len(data)))
+        elif self.to.closed or self.to.sent_end:
             self.accepted(len(data))
         else:
-            self.other.send(data)
-
-    def got_trailers(self, trailers: list[Header]) -> None:
-        if not trailers:
-            return  # an empty section is an end like any other, and the library sends none
-        if self.other is None:
-            self.early_trailers = trailers
-        else:
-            self.other.trail(trailers)
+            self.to.send(data, len(data))
 
     def ended(self) -> None:
         if self.expected is not None and self.received != self.expected:
             raise Malformed("the body is shorter than its Content-Length")
         self.got_end = True
-        if self.other is not None:
-            self.other.finish()
+        self._wake()
+        if self.to is not None:
+            self.to.finish(self.got_trailers)
         self._maybe_over()
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
 
     def accepted(self, count: int) -> None:
         """*count* bytes of what came here are on their way: their sender may send as many more."""
-        if not self.endpoint.gone:
+        if count and not self.endpoint.gone:
             self.endpoint.core.acknowledge_received_data(count, self.number)
             self.endpoint.flush_soon()
 
     # What a relay calls.
 
-    def join(self, other: Side) -> None:
-        """Let what comes, and what came already, go to *other*, and the other way."""
-        self.other, other.other = other, self
+    async def gather(self, limit: int) -> bytes | None:
+        """All of the body, which stays for whom it will be led to; None when it is more than *limit* bytes."""
+        self._owe_nothing()
+        self.gathering = True
+        try:
+            while not self.got_end and self.received <= limit:
+                self._more = asyncio.get_running_loop().create_future()
+                await self._more
+        finally:
+            self.gathering = False
+        return None if self.received > limit else b"".join([data for data, _ in self.early])
+
+    def _owe_nothing(self) -> None:
+        """What came early is ours to hold, and no longer counts in its sender's window."""
+        self.accepted(sum(owed for _, owed in self.early))
+        self.early = [(data, 0) for data, _ in self.early]
+
+    @property
+    def bare(self) -> bool:
+        """Whether it ended with its head."""
+        return self.got_end and not self.received and self.got_trailers is None
+
+    def lead_to(self, other: Side) -> None:
+        """Let what comes, and what came already, go to *other*."""
+        self.to, other.source = other, self
         early, self.early = self.early, []
-        if self.early_trailers is not None:
-            other.trail(self.early_trailers)
-        for data in early:
-            other.send(data)
+        for data, owed in early:
+            other.send(data, owed)
         if self.got_end:
-            other.finish()
+            other.finish(self.got_trailers)
 
     def part(self) -> None:
-        """Leave the other one: what is still held for it here can go nowhere."""
-        other = self.other
+        """Lead nowhere: what is still held for it there, or here, can go nowhere."""
+        other, self.to = self.to, None
         if other is not None:
-            self._drop()
-            other._drop()
-            self.other = other.other = None
+            other.drop()
+            other.source = None
+
+    def rewind(self) -> None:
+        """Begin anew with what is kept."""
+        assert self.kept is not None
+        self.early = [(data, 0) for data in self.kept]
 
     def send_head(self, fields: list[Header], end: bool = False) -> None:
         if not self.closed:
@@ -172,20 +216,16 @@ class Side:
             if end:
                 self._sent_all()
 
-    def trail(self, trailers: list[Header]) -> None:
-        """End the stream with them, once it ends."""
-        self.given, self.trailers = True, trailers
-
-    def send(self, data: bytes) -> None:
-        self.given = True
-        self.queue.append(data)
-        if len(self.queue) == 1:
+    def send(self, data: bytes, owed: int = 0) -> None:
+        """Send *data*; *owed* is what its source's window opens by, once it is on its way."""
+        self.queue.append((data, owed))
+        if len(self.queue) == 1 and not self.piece:
             self.pump()
 
-    def finish(self) -> None:
+    def finish(self, trailers: list[Header] | None = None) -> None:
         """Nothing more comes: end the stream behind what is queued."""
-        self.ending = True
-        if not self.queue:
+        self.ending, self.trailers = True, trailers
+        if not self.queue and not self.piece:
             self.pump()
 
     def pump(self) -> None:
@@ -194,34 +234,74 @@ class Side:
         if self.closed or self.sent_end or endpoint.gone:
             return
         core, turn = endpoint.core, TURN
-        while self.queue and turn > 0 and not endpoint.paused:
-            data = self.queue[0]
+        while turn > 0 and not endpoint.paused and self._take_up():
+            data = self.piece
             size = min(len(data), core.local_flow_control_window(self.number), core.max_outbound_frame_size)
             if size <= 0:
                 break
-            last = size == len(data) and len(self.queue) == 1 and self.ending and self.trailers is None
-            core.send_data(self.number, data if size == len(data) else data[:size], end_stream=last)
-            if size == len(data):
-                self.queue.popleft()
-            else:
-                self.queue[0] = data[size:]
+            whole = size == len(data)
+            last = whole and not self.queue and self.ending and self.transform is None and self.trailers is None
+            core.send_data(self.number, data if whole else data[:size], end_stream=last)
+            self.piece = b"" if whole else data[size:]
             turn -= size
             self.sent += size
-            if self.other is not None:
-                self.other.accepted(size)
+            self._settle(self.owed if whole else min(size, self.owed))
             if last:
                 self._sent_all()
-        if self.queue:
+        if self.piece or self.queue:
             endpoint.waiting[self.number] = self
             if turn <= 0:
                 endpoint.pump_soon()
-        elif self.ending and not self.sent_end:
-            if self.trailers is not None:
-                core.send_headers(self.number, self.trailers, end_stream=True)
-            else:
-                core.end_stream(self.number)
-            self._sent_all()
+        elif self.ending and not self.sent_end and not self.closed:
+            self._end()
         endpoint.flush_soon()
+
+    def _end(self) -> None:
+        if self.transform is not None:  # it may hold something back, for which there is a turn
+            self.endpoint.waiting[self.number] = self
+            self.endpoint.pump_soon()
+            return
+        if self.trailers is not None:
+            self.endpoint.core.send_headers(self.number, self.trailers, end_stream=True)
+        else:
+            self.endpoint.core.end_stream(self.number)
+        self._sent_all()
+
+    def _take_up(self) -> bool:
+        """Have a piece at hand to send; False when there is none.
+
+        Here and not before a body is changed: what waits for the peer is what came, and counts in its sender's window.
+        """
+        while not self.piece and not self.closed:
+            if self.queue:
+                data, owed = self.queue.popleft()
+                self.owed += owed
+            elif self.ending and self.transform is not None:
+                data = b""
+            else:
+                break
+            self.piece = data if self.transform is None else self._changed(self.transform, data)
+            if not self.piece:
+                self._settle(self.owed)
+        return bool(self.piece)
+
+    def _changed(self, transform: Transform, data: bytes) -> bytes:
+        try:
+            changed = transform.feed(data) if data else b""
+            if self.ending and not self.queue:
+                changed += transform.end()
+                self.transform = None
+        except (Refusal, ProtocolError) as error:
+            self.reset(ErrorCodes.INTERNAL_ERROR)
+            if self.on_fault is not None:
+                self.on_fault(error)
+            return b""
+        return changed
+
+    def _settle(self, count: int) -> None:
+        self.owed -= count
+        if self.source is not None:
+            self.source.accepted(count)
 
     def _sent_all(self) -> None:
         self.sent_end = True
@@ -243,20 +323,19 @@ class Side:
             self.forget()
 
     def forget(self) -> None:
-        """The stream is over. What it still held goes back to its sender's window."""
+        """The stream is over; what came early may still be led somewhere."""
         self.closed = True
-        self._drop()
+        self.drop()
+        self._owe_nothing()
         self.endpoint.over(self)
 
-    def _drop(self) -> None:
-        """What is held here counts in the windows of connections that go on."""
-        held, early = (sum(map(len, kept)) for kept in (self.queue, self.early))
+    def drop(self) -> None:
+        """What waits to be sent goes nowhere: it counts no longer in its sender's windows."""
+        owed = self.owed + sum(owed for _, owed in self.queue)
         self.queue.clear()
-        self.early = []
-        if self.other is not None and held:
-            self.other.accepted(held)
-        if early:
-            self.accepted(early)
+        self.piece, self.owed = b"", 0
+        if self.source is not None:
+            self.source.accepted(owed)
 
 
 class Endpoint(asyncio.Protocol):
@@ -399,7 +478,7 @@ class Endpoint(asyncio.Protocol):
             trailers = isinstance(event, events.TrailersReceived)
             head = read_head(received.headers, "trailers" if trailers else "response")
             if trailers:
-                side.got_trailers(head.fields)
+                side.got_trailers = _retouched(head.fields, side.mask) or None  # without a field: an end like any
             elif side.on_head is not None:
                 side.on_head(head, getattr(event, "stream_ended", None) is not None)  # interim ones have none
         except Malformed:

@@ -4,8 +4,8 @@
 
 """HTTP/2 header sections as facts, no I/O: what RFC 9113, 8.2 and 8.3, call malformed is refused.
 
-What comes in as HTTP/2 goes out as HTTP/2 and never as HTTP/1.1, so no field can become framing on the way: there is
-no translation that could be smuggled through. Keep it so.
+What comes in as HTTP/2 goes out as HTTP/2 and never as HTTP/1.1, so no field can become framing on the way: the words
+of HTTP/1.1 are for us alone, and none of that framing is ever written. Keep it so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from openshell_proxy.relay.http1 import Header
+from hpack import NeverIndexedHeaderTuple
+
+from openshell_proxy.relay.http1 import Header, RequestHead
 
 # Tokens without capitals; a pseudo-header's colon is looked at apart from them (RFC 9113, 8.2.1).
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
@@ -26,6 +28,8 @@ _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _NO_TRAILERS = frozenset((b"host", b"content-length"))  # RFC 9110, 6.5.1; the others are refused everywhere
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
 _REQUEST = frozenset((b":method", b":scheme", b":authority", b":path"))
+_CHUNKED = (b"transfer-encoding", b"chunked")
+_NOT_IN_HTTP2 = _CONNECTION | {b"host"}
 _FIELD_OVERHEAD = 32  # RFC 9113, 6.5.2
 
 Kind = Literal["request", "response", "trailers"]
@@ -87,6 +91,38 @@ def read_head(fields: Iterable[Header], kind: Kind) -> Head:
             head.fields.append(field)
     _check_pseudo(head.pseudo, kind)
     return head
+
+
+def in_http1(head: Head, method: str, target: str, host: bytes, bare: bool) -> RequestHead:
+    """A request's head in the words of HTTP/1.1, in which policy and credentials are written; see :func:`in_http2`.
+
+    *bare*: it has no body. One of unknown length is what is chunked there.
+    """
+    framing = [] if bare or head.length is not None else [_CHUNKED]
+    fields = [(b"host", host), *(field for field in head.fields if field[0] != b"host"), *framing]
+    return RequestHead(1, fields, method, target)
+
+
+def in_http2(head: RequestHead, target: str, fields: list[Header]) -> list[Header]:
+    """The head for the wire of what :func:`in_http1` made, with *target* and *fields* as they have become since.
+
+    What has become of a field may be secret, and is kept out of the tables of HPACK (RFC 7541, 7.1.3).
+    """
+    came = {field: field for field in head.fields}
+    host = next(value for name, value in fields if name.lower() == b"host")
+    path = (b":path", target.encode("ascii"))
+    start = [(b":method", head.method.encode("ascii")), (b":scheme", b"https"), (b":authority", host)]
+    return [
+        *start, path if target == head.target else NeverIndexedHeaderTuple(*path),
+        *(came.get((name, value)) or NeverIndexedHeaderTuple(name.lower(), value)
+          for name, value in fields if name.lower() not in _NOT_IN_HTTP2),
+    ]  # fmt: skip
+
+
+def with_length(fields: list[Header], length: int | None) -> list[Header]:
+    """*fields* with another Content-Length, or none."""
+    kept = [field for field in fields if field[0] != b"content-length"]
+    return kept if length is None else [*kept, (b"content-length", b"%d" % length)]
 
 
 def _declare(head: Head, value: bytes) -> None:
