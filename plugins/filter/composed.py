@@ -20,7 +20,7 @@ description:
   - The variable itself is the base. Every variable whose name is that name, two underscores and anything is added to it,
     in the order of their names.
   - Mappings are merged key by key, down to the last level. Lists are joined; an item that is there already is not added
-    again, and one with a C(name) takes the place of an earlier item of that name. Anything else replaces what was there.
+    again, and one with a C(name) or C(id) takes the place of an earlier item of it. Anything else replaces what was there.
   - A text in place of a mapping is the path of a YAML file on the controller that holds one. It is read only when there
     is something to merge it with.
 positional: _input, name, default
@@ -101,16 +101,18 @@ def merged(base: Any, more: Any) -> Any:
 
 def _joined(base: List[Any], more: List[Any]) -> List[Any]:
     result = list(base)
+    names = [_name(item) for item in base]
     for item in more:
-        name = item.get("name") if isinstance(item, Mapping) else None
-        place = next(
-            (at for at, one in enumerate(base) if name and isinstance(one, Mapping) and one.get("name") == name), None
-        )
-        if place is not None:
-            result[place] = item
+        if _name(item) and _name(item) in names:
+            result[names.index(_name(item))] = item
         elif item not in result:
             result.append(item)
     return result
+
+
+def _name(item: Any) -> str:
+    """What a secret, a route or a provider is known by; a provider's id alone is a whole provider."""
+    return str(item.get("name") or item.get("id") or "") if isinstance(item, Mapping) else str(item)
 
 
 def _kind(value: Any) -> str:

@@ -47,6 +47,11 @@ def test_an_item_takes_the_place_of_its_namesake() -> None:
     assert base[0] == {"name": "a", "hosts": ["x"]}
 
 
+def test_a_provider_takes_the_place_of_its_bare_id() -> None:
+    more = {"id": "github", "secrets": {"token": {"from_env": "TOKEN"}}}
+    assert composed({"v": ["pypi", "github"], "v__1": [more]}, "v", []) == ["pypi", more]
+
+
 def test_twins_within_one_list_stay_visible() -> None:
     """So that whoever judges the list still sees that a name is there twice."""
     twins = [{"name": "a", "hosts": ["x"]}, {"name": "a", "hosts": ["y"]}]
