@@ -25,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 AUTHORITY_DAYS = 3650
 LEAF_HOURS = 72
 RENEW_HOURS = 24
+SLACK_HOURS = 24  # a client's clock may go behind ours, and a host's may be set back
 CONTEXTS = 512
 _HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")  # how openssl-rehash(1) names a certificate
 
@@ -48,7 +49,7 @@ def new_authority(name: str = "OpenShell Sandbox CA", days: int = AUTHORITY_DAYS
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_before(now - datetime.timedelta(hours=SLACK_HOURS))
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(authority=True), critical=True)
@@ -113,11 +114,12 @@ class Authority:
         """
         now = datetime.datetime.now(datetime.UTC)
         found = self._contexts.get((host, http2))
-        if found is not None and found[0] > now:
+        # One of a moment that is yet to come was made before the clock was set back; it may not be valid now.
+        if found is not None and found[0] <= now < found[0] + datetime.timedelta(hours=LEAF_HOURS - RENEW_HOURS):
             self._contexts.move_to_end((host, http2))
             return found[1]
         context = self._new_context(host, now, http2)
-        self._contexts[host, http2] = (now + datetime.timedelta(hours=LEAF_HOURS - RENEW_HOURS), context)
+        self._contexts[host, http2] = (now, context)
         if len(self._contexts) > CONTEXTS:
             self._contexts.popitem(last=False)
         return context
@@ -150,7 +152,7 @@ class Authority:
             .issuer_name(self.certificate.subject)
             .public_key(public)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_before(now - datetime.timedelta(hours=SLACK_HOURS))
             .not_valid_after(now + datetime.timedelta(hours=LEAF_HOURS))
             .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
