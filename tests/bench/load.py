@@ -72,12 +72,17 @@ class Target:
                     raise LoadError("the proxy closed instead of answering the CONNECT")
                 answer += piece
             if b" 200" not in answer[:12]:
-                raise LoadError(f"CONNECT was answered with {answer[:40]!r}")
+                raise LoadError(f"CONNECT was answered with {first_line(answer)!r}")
         if self.tls:
             if alpn:
                 self.context.set_alpn_protocols(alpn)
             sock = self.context.wrap_socket(sock, server_hostname=self.host)
         return sock
+
+
+def first_line(answer: bytes) -> str:
+    """As much of the first line of *answer* as a message needs."""
+    return answer[:40].partition(b"\r\n")[0].decode("latin-1")
 
 
 def percentile(values: list[float], part: float) -> float:
@@ -174,7 +179,7 @@ def one_fresh(target: Target, request: bytes) -> Generator[tuple[int, int], None
                 piece = sock.recv(4096)
                 answer += piece
                 if not piece or b" 200" not in answer[:12]:
-                    raise LoadError(f"CONNECT was answered with {answer[:40]!r}")
+                    raise LoadError(f"CONNECT was answered with {first_line(answer)!r}")
         sock = target.context.wrap_socket(sock, server_hostname=target.host, do_handshake_on_connect=False)
         while True:
             try:

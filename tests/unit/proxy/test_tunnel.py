@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 
 import pytest
 from loopback import HOST, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
 from openshell_proxy.settings import Limits
 
-BIG = bytes(range(256)) * 16_384  # 4 MiB: more than any buffer on the way
+# 4 MiB: more than any buffer on the way, and of which no two parts are alike, so that none can take another's place
+BIG = random.Random(1).randbytes(4 * 1024 * 1024)
 
 
 def get(host: str = HOST, path: str = "/", *fields: str) -> bytes:
@@ -163,6 +165,21 @@ async def test_a_server_that_speaks_first_is_passed_where_nothing_is_inspected(w
     assert await asyncio.wait_for(client.reader.readline(), 10) == b"220 ready\r\n"
     await client.send(b"QUIT\r\n")
     assert await client.ended() == b"221 bye\r\n"
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_what_a_server_says_at_once_and_at_length_arrives_in_order(world: World, ends: bool) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BIG)
+        await writer.drain()
+        if ends:
+            writer.write_eof()
+        await reader.read()
+
+    there = await world.origin(origin)
+    await world.start({"host": HOST, "port": there.port, "tls": "skip"})
+    client = await world.tunnel(there.port, tls=False)
+    assert await asyncio.wait_for(client.reader.readexactly(len(BIG)), 10) == BIG
 
 
 async def until_end_then_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -206,7 +206,7 @@ class Tunnel:
 
         A new generation that would not let the same bytes through in the same way ends it at once (spec 2.5).
         """
-        pipe = Pipe()
+        pipe = Pipe(sockets=True)
 
         def judge_again(generation: Generation) -> None:
             now = generation.policy.decide(Intent(event.host, event.port))

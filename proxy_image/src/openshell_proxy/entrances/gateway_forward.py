@@ -37,5 +37,5 @@ async def serve(pipeline: Pipeline, sock: socket.socket, gateway: tuple[str, int
         pipeline.audit.event(event)
         if upstream is None:
             sock.close()
-    await pipe_sockets(Pipe(), sock, upstream, event, pipeline.limits.idle)
+    await pipe_sockets(Pipe(sockets=True), sock, upstream, event, pipeline.limits.idle)
     pipeline.audit.ended(event)
