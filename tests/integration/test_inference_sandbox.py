@@ -169,3 +169,14 @@ def test_bad_routes_are_refused_before_anything_is_created(tmp_path: Path) -> No
     assert "inference route 'main' has a provider that is not one of" in result.stdout.replace("''", "'")
     assert MARKER not in result.stdout + result.stderr
     assert not podman("ps", "-a", "--filter", "name=it-refused", "--format", "{{.Names}}").stdout
+
+
+def test_check_mode_tells_of_routes_and_secrets_that_have_no_sidecar_yet(tmp_path: Path) -> None:
+    file = tmp_path / "variables.json"
+    route = {"name": "main", "provider": "openai", "model": "m", "secret": "key"}
+    secret = {"name": "key", "value": FIRST, "hosts": ["api.openai.com"]}
+    file.write_text(json.dumps({"openshell_inference": [route], "openshell_secrets": [secret]}))
+    checked = playbook("create_sandbox", "--check", "--diff", "-vvvv", "-e", f"@{file}", sandbox_name="it-check")
+    assert checked.returncode == 0, checked.stdout[-3000:]
+    assert MARKER not in checked.stdout + checked.stderr
+    assert not podman("ps", "-a", "--filter", "name=it-check", "--format", "{{.Names}}").stdout

@@ -24,6 +24,7 @@ from openshell_proxy.destination import Guard
 from openshell_proxy.relay.upstream import Origin as Address
 from openshell_proxy.resolver import Resolver
 from openshell_proxy.settings import Limits
+from test_credentials import TokenEndpoint, oauth
 
 KEY = "sk-real-route-key-0123456789"
 OTHER_KEY = "sk-real-other-key-9876543210"
@@ -347,6 +348,28 @@ async def test_a_call_to_bedrock_is_signed(world: World) -> None:
     assert told["unmapped"]["inference"]["input_tokens"] == 5
 
 
+async def test_a_token_that_is_refused_is_renewed_and_the_call_made_once_more(world: World) -> None:
+    seen: Seen = []
+    replies = (answer(b"{}", "401 Unauthorized"), answer(USAGE), answer(b"{}", "401 Unauthorized"))
+    origin = await world.origin(saying(seen, *replies), tls=True)
+    endpoint = TokenEndpoint()
+    write_secrets(world, {**oauth(await endpoint.start(world), "refresh_token"), "header": "", "format": ""})
+    write_routes(world, {**route(origin, secret="KEY"), "key": ""})
+    await world.start()
+    client = await local(world)
+    for status in (200, 401):
+        await client.send(call())
+        assert (await client.response()).status == status
+    tokens = [fields["authorization"].removeprefix("Bearer token-")[0] for _, fields, _ in seen]
+    assert tokens == ["1", "2", "2", "3"], "asked again once for each call"
+    assert {json.loads(body)["model"] for _, _, body in seen} == {"real"}
+    endpoint.status = "500 No"
+    write_routes(world, {**route(origin, secret="KEY", name="other"), "key": ""})
+    world.reload()
+    await client.send(call())
+    assert (await client.response()).status == 401, "the answer that there is, where no new token is to be had"
+
+
 # Streams.
 
 
@@ -484,6 +507,26 @@ async def test_a_key_in_a_stream_is_not_seen_however_it_is_cut(world: World) -> 
     client = await local(world)
     await client.send(call(body=STREAM))
     assert (await client.response()).body == events(b'"[CREDENTIAL]"')
+
+
+async def test_a_client_that_leaves_before_the_answer_ends_the_call(world: World) -> None:
+    begun = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        begun.set()
+        with contextlib.suppress(OSError):
+            assert await reader.read() == b""
+        raise ConnectionError
+
+    origin = await world.origin(serve, tls=True)
+    write_routes(world, route(origin))
+    await world.start()
+    client = await local(world)
+    await client.send(call())
+    await asyncio.wait_for(begun.wait(), 5)
+    client.close()
+    await asyncio.wait_for(origin.closed.wait(), 5)
 
 
 async def test_a_client_that_leaves_ends_the_call(world: World) -> None:

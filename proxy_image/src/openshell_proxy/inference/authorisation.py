@@ -18,6 +18,7 @@ from openshell_proxy.inference.document import secret_of, secret_problem
 from openshell_proxy.inference.errors import CallRefusal
 from openshell_proxy.inference.patterns import Style
 from openshell_proxy.inference.routes import Route
+from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.http1 import Header
 
 _BEDROCK_SERVICE = "bedrock"
@@ -70,7 +71,10 @@ class Authorisation:
         if token is None:
             return False
         before = token.value
-        await token.renew(self._post, before)
+        try:
+            await token.renew(self._post, before)
+        except Refusal:
+            return False  # the client gets the answer that there is
         return token.value != before
 
     def echoes(self) -> Echoes:
