@@ -15,8 +15,8 @@ from typing import Any
 
 from h2 import events
 from h2.config import H2Configuration
-from h2.connection import H2Connection
 from loopback import HOST, SECONDS, World, rest
+from openshell_proxy.relay.http2 import Core
 from openshell_proxy.settings import Limits
 
 Fields = list[tuple[bytes, bytes]]
@@ -30,7 +30,7 @@ class Peer:
     ) -> None:
         self.reader, self.writer = reader, writer
         config = H2Configuration(client_side=client, validate_outbound_headers=False, normalize_outbound_headers=False)
-        self.core = H2Connection(config)
+        self.core = Core(config)  # which goes on after a GOAWAY
         self.core.initiate_connection()
         if window != 65_535:
             self.core.update_settings({4: window})
@@ -43,6 +43,8 @@ class Peer:
         self.goaway: int | None = None
         self.eof = False
         self.acknowledge = True
+        self.keep = True  # what comes of bodies
+        self.seen: dict[int, int] = {}  # how many bytes of each body have come
         self.flush()
 
     def flush(self) -> None:
@@ -65,7 +67,9 @@ class Peer:
         elif isinstance(event, events.TrailersReceived):
             self.trailers[event.stream_id] = dict(event.headers)
         elif isinstance(event, events.DataReceived):
-            self.bodies.setdefault(event.stream_id, bytearray()).extend(event.data)
+            self.seen[event.stream_id] = self.seen.get(event.stream_id, 0) + len(event.data)
+            if self.keep:
+                self.bodies.setdefault(event.stream_id, bytearray()).extend(event.data)
             if self.acknowledge:
                 self.core.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         elif isinstance(event, events.StreamEnded):

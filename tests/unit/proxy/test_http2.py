@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from h2.errors import ErrorCodes
 from http2_peer import Fields, Peer, Two, echo, fill, head, limited, origin_of
-from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PriorityFrame
-from loopback import HOST, SECONDS, World, hello, rest
+from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PingFrame, PriorityFrame, SettingsFrame
+from loopback import HOST, SECONDS, LoopbackGuard, World, hello, rest
 from openshell_proxy.refusal import header_text
 from openshell_proxy.relay import sites
 from openshell_proxy.settings import Limits
@@ -264,7 +265,20 @@ async def test_rapid_resets_end_the_connection(two: Two) -> None:
     assert any("too many streams are reset" in one.get("status_detail", "") for one in await two.world.events())
 
 
-@pytest.mark.parametrize("what", ["ping", "settings", "priority", "empty data"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "ping",
+        "ping answers",
+        "settings",
+        "settings answers",
+        "priority",
+        "empty data",
+        "windows",
+        "own windows",
+        "unknown",
+    ],
+)
 async def test_floods_of_frames_that_carry_nothing_end_the_connection(two: Two, what: str) -> None:
     port = await two.start()
     peer = await two.peer(port)
@@ -276,6 +290,16 @@ async def test_floods_of_frames_that_carry_nothing_end_the_connection(two: Two, 
             peer.core.update_settings({4: 65_535})
         elif what == "priority":
             peer.writer.write(PriorityFrame(99, stream_weight=1).serialize())
+        elif what == "ping answers":
+            peer.writer.write(PingFrame(0, flags=["ACK"]).serialize())
+        elif what == "settings answers":
+            peer.writer.write(SettingsFrame(0, flags=["ACK"]).serialize())
+        elif what == "windows":
+            peer.core.increment_flow_control_window(1)
+        elif what == "own windows":
+            peer.core.increment_flow_control_window(1, stream)
+        elif what == "unknown":
+            peer.writer.write(b"\x00\x00\x00\xfa\x00\x00\x00\x00\x00")
         else:
             peer.core.send_data(stream, b"")
     peer.flush()
@@ -522,7 +546,7 @@ async def test_a_grpc_client_is_refused_in_its_own_words(two: Two) -> None:
     assert b"not permitted by policy" in got[b"grpc-message"]
 
 
-async def test_a_policy_that_changes_lets_streams_end_and_takes_no_more(two: Two) -> None:
+async def test_a_policy_that_changes_lets_streams_end_and_judges_the_next(two: Two) -> None:
     go = asyncio.Event()
 
     async def wait(peer: Peer, stream: int) -> None:
@@ -531,17 +555,133 @@ async def test_a_policy_that_changes_lets_streams_end_and_takes_no_more(two: Two
 
     port = await two.start(wait)
     peer = await two.peer(port)
-    peer.ask(head(port))
+    running = peer.ask(head(port, b"/", b"POST"), end=False)
     await peer.until(lambda: peer.core.remote_settings.max_concurrent_streams == 100)
-    two.world.write_policy([rest(port, access="read-only")])
-    assert two.world.sidecar is not None
     async with asyncio.timeout(SECONDS):
         while not two.there.received:
             await asyncio.sleep(0)
-    two.world.sidecar.reload()
+    assert two.world.reload(rest(port, access="read-only"))["policy_error"] == ""
     await peer.until(lambda: peer.goaway is not None)
     assert peer.goaway == ErrorCodes.NO_ERROR
+    late = peer.ask(head(port))  # on the same connection: it was told that it is too late
+    await peer.over(late)
+    assert peer.resets == {late: ErrorCodes.REFUSED_STREAM}
     go.set()
+    await peer.send(running, b"to the end")
+    await peer.over(running)
+    assert (peer.heads[running][0][b":status"], peer.bodies[running]) == (b"200", b"to the end")
+    while not peer.eof:
+        await peer.step()
+    new = await two.peer(port)
+    for method, status in ((b"POST", b"403"), (b"GET", b"200")):
+        stream = new.ask(head(port, b"/", method))
+        await new.over(stream)
+        assert new.heads[stream][0][b":status"] == status
+
+
+async def test_a_connection_at_an_address_that_is_no_longer_valid_is_not_used(two: Two) -> None:
+    """The name leads to another address now, where nobody listens: the open connection is to somebody else."""
+    guard = LoopbackGuard()
+    made = await two.world.origin(origin_of(echo), tls=["h2"])
+    await two.world.start(rest(made.port), guard=guard)
+    peer = await two.peer(made.port)
+    for address, status in (("127.0.0.1", b"200"), ("127.0.0.2", b"502"), ("127.0.0.1", b"200")):
+        guard.address = address
+        stream = peer.ask(head(made.port))
+        await peer.over(stream)
+        assert peer.heads[stream][0][b":status"] == status
+    assert made.connections == 1
+
+
+async def test_a_cookie_in_crumbs_is_whole_again(two: Two) -> None:
+    there: list[Peer] = []
+    port = await two.start(peers=there)
+    peer = await two.peer(port)
+    crumbs = [(b"cookie", b"a=1"), (b"x", b"y"), (b"cookie", b"b=2"), (b"cookie", b"c=3")]
+    for stream in (peer.ask(head(port, b"/", b"GET", *crumbs)), peer.ask(head(port, b"/", b"GET", *crumbs[:2]))):
+        await peer.over(stream)
+    cookies = [[value for name, value in there[0].fields[n] if name == b"cookie"] for n in (1, 3)]
+    assert cookies == [[b"a=1; b=2; c=3"], [b"a=1"]]
+    assert there[0].fields[1][-2] == (b"x", b"y")
+
+
+async def test_a_destination_pushes_nothing(two: Two) -> None:
+    async def push(peer: Peer, stream: int) -> None:
+        assert peer.core.remote_settings.enable_push == 0
+        peer.core.remote_settings[2] = 1
+        peer.core.remote_settings.acknowledge()
+        peer.core.push_stream(stream, 2, head(1, b"/pushed"))
+        peer.flush()
+
+    port = await two.start(push)
+    peer = await two.peer(port)
+    stream = peer.ask(head(port))
+    await peer.over(stream)
+    assert peer.heads[stream][0][b":status"] == b"502"
+    assert peer.json(stream)["error"] == "upstream_unreachable"
+
+
+async def test_a_client_that_opens_its_windows_for_every_frame_is_no_flood(two: Two) -> None:
+    """As Go's does; while the destination is slower than the client, each of them is for a stream that waits for none."""
+
+    async def slowly(peer: Peer, stream: int) -> None:
+        peer.core.send_headers(stream, [(b":status", b"200")])
+        for _ in range(1500):
+            await peer.send(stream, bytes(2000), end=False)
+            await asyncio.sleep(0)
+        peer.core.end_stream(stream)
+        peer.flush()
+
+    port = await two.start(slowly)
+    peer = await two.peer(port)
+    peer.acknowledge = False
+    stream, opened = peer.ask(head(port)), 0
+    while stream not in peer.ended and peer.goaway is None:
+        await peer.step()
+        for _ in range((peer.seen.get(stream, 0) - opened) // 1000):
+            opened += 1000
+            if stream not in peer.ended:
+                peer.core.increment_flow_control_window(1000, stream)
+            peer.core.increment_flow_control_window(1000)
+        peer.flush()
+    assert (peer.goaway, peer.seen[stream]) == (None, 3_000_000)
+
+
+def memory() -> int:
+    """Bytes that are resident."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+async def test_a_large_body_passes_both_ways_with_flat_memory(two: Two) -> None:
+    """100 MiB up and down at once, with all four ends of HTTP/2 in this process."""
+    size = 100 * 1024 * 1024
+
+    async def back(peer: Peer, stream: int) -> None:
+        peer.keep = False
+        peer.core.send_headers(stream, [(b":status", b"200")])
+        sent = 0
+        while stream not in peer.ended or sent < peer.seen[stream]:
+            ready = peer.seen.get(stream, 0) - sent
+            if ready:
+                await peer.send(stream, bytes(ready), end=False)
+                sent += ready
+            else:
+                await peer.step()
+        peer.core.end_stream(stream)
+        peer.flush()
+
+    made = await two.world.origin(origin_of(back), tls=["h2"])
+    await two.world.start(rest(made.port))
+    client = await two.peer(made.port)
+    client.keep = False
+    stream = client.ask(head(made.port, b"/", b"POST"), end=False)
+    before, piece = memory(), bytes(1024 * 1024)
+    for left in range(size // len(piece), 0, -1):
+        await client.send(stream, piece, end=left == 1)
+    await client.over(stream)
+    assert client.seen[stream] == size
+    assert memory() - before < 40 * 1024 * 1024
+    assert client.resets == {}
 
 
 async def test_what_the_origin_speaks_is_what_is_offered(world: World) -> None:

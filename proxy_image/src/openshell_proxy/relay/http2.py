@@ -245,6 +245,7 @@ class Side:
             self.piece = b"" if whole else data[size:]
             turn -= size
             self.sent += size
+            endpoint.junk.earn(EARNED)  # whoever reads opens windows again
             self._settle(self.owed if whole else min(size, self.owed))
             if last:
                 self._sent_all()
@@ -436,7 +437,7 @@ class Endpoint(asyncio.Protocol):
         elif kind is events.RemoteSettingsChanged:
             self._spend()
             self.pump_soon()
-        elif kind in (events.PingReceived, events.PriorityUpdated, events.UnknownFrameReceived):
+        else:  # pings, acknowledgements, priorities, frames that are not known
             self._spend()
 
     def _spend(self) -> None:
@@ -464,6 +465,8 @@ class Endpoint(asyncio.Protocol):
         if not event.stream_id:
             if self.waiting:
                 self.pump_soon()
+            else:
+                self._spend()
         elif (side := self.waiting.get(event.stream_id)) is not None:
             side.pump()
         else:

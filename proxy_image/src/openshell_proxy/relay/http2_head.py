@@ -67,18 +67,20 @@ def too_large(fields: list[Header], size: int, count: int) -> str:
 def read_head(fields: Iterable[Header], kind: Kind) -> Head:
     """Check and split a header section. Raises :class:`Malformed`.
 
-    Fields keep their type, by which HPACK knows those that must never be indexed.
+    Fields keep their type, by which HPACK knows those that must never be indexed. A cookie that came in crumbs is one
+    field again, last, as whoever judges or changes it expects it (RFC 9113, 8.2.3).
     """
-    head = Head({}, [], None)
+    head, begun = Head({}, [], None), False
     for field in fields:
         name, value = field
         if not _VALUE.fullmatch(value):
             raise Malformed("a header value holds what it must not")
         if name[:1] == b":":
-            if head.fields or name in head.pseudo:
+            if begun or name in head.pseudo:
                 raise Malformed("a pseudo-header field is repeated or out of place")
             head.pseudo[name] = value
             continue
+        begun = True
         if not _NAME.fullmatch(name):
             raise Malformed("a header name is not a token in lower case")
         if name in _CONNECTION or (name == b"te" and value.lower() != b"trailers"):
@@ -89,6 +91,10 @@ def read_head(fields: Iterable[Header], kind: Kind) -> Head:
             _declare(head, value)
         if name not in _DROPPED:
             head.fields.append(field)
+    crumbs = [value for name, value in head.fields if name == b"cookie"] if kind == "request" else []
+    if len(crumbs) > 1:
+        whole = NeverIndexedHeaderTuple(b"cookie", b"; ".join(crumbs))
+        head.fields = [*(field for field in head.fields if field[0] != b"cookie"), whole]
     _check_pseudo(head.pseudo, kind)
     return head
 
