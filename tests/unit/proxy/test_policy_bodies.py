@@ -56,6 +56,7 @@ RESULT = {"jsonrpc": "2.0", "id": 1, "result": {}}
         (b'{"jsonrpc":"1.0","method":"a"}', "must be '2.0'"),
         (b'{"jsonrpc":"2.0"}', "missing or non-string 'method'"),
         (b'{"jsonrpc":"2.0","method":1}', "missing or non-string 'method'"),
+        (b'{"jsonrpc":"2.0","method":""}', "missing or non-string 'method'"),
         (b'{"jsonrpc":"2.0","method":"a","params":"x"}', "object or an array"),
         (b'{"jsonrpc":"2.0","method":"a","id":{}}', "'id' must be"),
         (b'{"jsonrpc":"2.0","method":"a","result":1}', "has 'method' and"),
@@ -95,6 +96,8 @@ def test_what_frames_hold() -> None:
     assert parse_frames(body, mcp=True) == Frames((Call("tools/call", "a.b-c_1"), Call("x/y")), True)
     loose = json.dumps(call("tools/call", params={"name": "a b"})).encode()
     assert parse_frames(loose, mcp=True, strict_tool_names=False).calls == (Call("tools/call", "a b"),)
+    with pytest.raises(BodyError):
+        parse_frames(json.dumps(call("tools/call", params={"name": ""})).encode(), mcp=True, strict_tool_names=False)
 
 
 def test_json_rpc_decisions() -> None:
@@ -179,6 +182,7 @@ def test_what_operations_a_document_holds() -> None:
     query = "query A($x: Int) @d { z: b ...F ... on Q { c ... @include(if: true) { d } } } fragment F on Q { a ...F }"
     assert operations({"query": query}) == [("query", "A", ("a", "b", "c", "d"))]
     assert operations({"query": "{ a }"}) == [("query", "", ("a",))]
+    assert operations({"query": "{ a }", "extensions": {"persistedQuery": None}}) == [("query", "", ("a",))]
     two = "query A { a } mutation B { b }"
     assert operations({"query": two, "operationName": "B"}) == [("mutation", "B", ("b",))]
     assert operations([{"query": "{ a }"}, {"query": "subscription { s }"}])[1] == ("subscription", "", ("s",))
@@ -207,6 +211,11 @@ def test_what_operations_a_document_holds() -> None:
         ({"id": "x", "extensions": {"persistedQuery": {"sha256Hash": "y"}}}, "must not be combined"),
         ({"extensions": []}, "must be an object"),
         ({"extensions": {"persistedQuery": {"version": 1}}}, "sha256Hash"),
+        ({"extensions": {"persistedQuery": {"sha256Hash": 5}}}, "sha256Hash"),
+        ({"extensions": {"persistedQuery": {"sha256Hash": ""}}}, "sha256Hash"),
+        ({"extensions": {"persistedQuery": {"sha256Hash": "y", "sha256hash": "z"}}}, "in case only"),
+        ({"query": "{ a }", "extensions": {"PersistedQuery": {"sha256Hash": "y"}}}, "in case only"),
+        ({"extensions": {"persistedQuery": "x"}}, "'persistedQuery' must be an object"),
     ],
 )
 def test_graphql_that_is_refused(body: Any, words: str) -> None:
@@ -330,7 +339,8 @@ def test_messages_that_carry_graphql() -> None:
         b"hello",
         b"[]",
         b'{"type":1}',
-        b'{"type":"exec"}',
+        b'{"type":"exec","payload":{"query":"{ viewer }"}}',
+        b'{"type":1,"payload":{"query":"{ viewer }"}}',
         b'{"type":"subscribe"}',
         b'{"type":"ping","Type":1}',
     ):
