@@ -224,6 +224,52 @@ async def test_an_origin_that_dies_within_the_body_is_no_short_success(world: Wo
         await client.response()
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (b"", "upstream_unreachable"),
+        (OK + b"Content-Le", "upstream_unreachable"),
+        (b"NONSENSE\r\n\r\n", "upstream_protocol_error"),
+        (OK + b"A b: c\r\n\r\n", "upstream_protocol_error"),
+        (OK + b"A: " + b"x" * 300_000 + b"\r\n\r\n", "upstream_protocol_error"),
+        (OK + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "upstream_protocol_error"),
+        (OK + b"Content-Length: x\r\n\r\n", "upstream_protocol_error"),
+        (OK + b"Connection: content-length\r\nContent-Length: 2\r\n\r\nok", "upstream_protocol_error"),
+    ],
+    ids=["nothing", "torn", "nonsense", "field", "large", "both", "length", "nominated"],
+)
+async def test_an_answer_that_is_none_is_a_502(world: World, reply: bytes, code: str) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(reply)
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    got = await client.response()
+    assert (got.status, got.json["error"]) == (502, code)
+
+
+async def test_interim_answers_come_to_an_end(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        while True:
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nA: " + b"x" * 10_000 + b"\r\n\r\n")
+            await writer.drain()
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port))
+    while (status := (await client.head())[0]) == 103:
+        pass
+    assert status == 502
+
+
 async def test_a_reset_in_a_body_that_ends_with_the_connection_is_passed_on(world: World) -> None:
     seen = asyncio.Event()
 

@@ -41,6 +41,24 @@ def allows(policy: Policy, method: str, target: str, host: str = HOST, port: int
     return ask(policy, method, target, host, port).allowed
 
 
+@pytest.mark.parametrize("glob", ["/**/a*b*c/**", "/x*y*z", "/{a*b*,c?d*e*f}/**", "/*-*-*/x"])
+def test_a_glob_of_many_wildcards_allows_and_denies(glob: str) -> None:
+    """Such a one has another matcher than most."""
+    paths = {
+        "/**/a*b*c/**": "/1/aXbYc/2",
+        "/x*y*z": "/x1y2z",
+        "/{a*b*,c?d*e*f}/**": "/c1d2e3f/x",
+        "/*-*-*/x": "/1-2-3/x",
+    }
+    denying = load(rest(access="full", deny_rules=[{"method": "GET", "path": glob}]))
+    allowing = load(rest(rules=[allow(method="GET", path=glob)]))
+    both = load(rest(rules=[allow(method="GET", path=glob)], deny_rules=[{"method": "GET", "path": "/q/*/*/*"}]))
+    for policy, there in ((denying, False), (allowing, True), (both, True)):
+        assert allows(policy, "GET", paths[glob]) is there
+    assert allows(denying, "GET", "/other")
+    assert not allows(allowing, "GET", "/other")
+
+
 def test_audit_forwards_and_says_so_and_enforce_does_not() -> None:  # trap 1
     audited = ask(load(rest(enforcement="audit", access="read-only")), "POST", "/x")
     assert (audited.allowed, audited.audited, audited.reason) == (True, True, "POST /x not permitted by policy")
