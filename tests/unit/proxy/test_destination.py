@@ -7,10 +7,19 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 
 import pytest
-from openshell_proxy.destination import DestinationError, Guard, Mode, choose_mode, implicit_allowed_ips
+from openshell_proxy.destination import (
+    DestinationError,
+    Guard,
+    Mode,
+    choose_mode,
+    connected_networks,
+    implicit_allowed_ips,
+)
 from openshell_proxy.policy import Decision, Intent
+from openshell_proxy.resolver import ResolveError
 
 OWN = (ipaddress.IPv4Network("10.89.0.0/24"),)
 
@@ -95,6 +104,43 @@ async def test_no_trusted_gateway_is_a_metadata_service() -> None:
     near = ipaddress.ip_address("169.254.1.2")
     told = Guard(own_networks=(), resolver=Names(str(near)), trusted_gateway=near)
     assert await told.pin(Intent("host.docker.internal", 80), EXACT) == ("169.254.1.2",)
+
+
+class Unknown:
+    async def resolve(self, host: str) -> tuple[str, ...]:
+        raise ResolveError("no such name")
+
+
+async def test_a_name_without_an_address_is_refused() -> None:
+    with pytest.raises(DestinationError, match="does not resolve: no address"):
+        await guard().pin(Intent("a.example.com", 443), EXACT)
+    nobody = Guard(own_networks=OWN, resolver=Unknown())
+    with pytest.raises(DestinationError, match="does not resolve: no such name"):
+        await nobody.pin(Intent("a.example.com", 443), EXACT)
+
+
+def test_without_a_trusted_gateway_its_names_are_names_like_others() -> None:
+    gateway = ipaddress.ip_address("10.89.0.1")
+    assert choose_mode("host.docker.internal", EXACT) is Mode.EXACT_DECLARED_HOST
+    assert choose_mode("host.docker.internal", EXACT, gateway) is Mode.TRUSTED_GATEWAY_ALIAS
+    assert choose_mode("a.example.com", EXACT, gateway) is Mode.EXACT_DECLARED_HOST
+
+
+async def test_a_name_that_ends_in_a_digit_is_resolved() -> None:
+    assert await guard("93.184.216.34").pin(Intent("db.host1", 443), EXACT) == ("93.184.216.34",)
+
+
+def test_the_networks_that_the_sidecar_is_on(tmp_path: Path) -> None:
+    """A default route is no network of ours, and neither is one behind a gateway."""
+    table = tmp_path / "route"
+    table.write_text(
+        "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
+        "eth0 00000000 0100590A 0003 0 0 100 00000000 0 0 0\n"
+        "eth0 0000590A 00000000 0001 0 0 100 00FFFFFF 0 0 0\n"
+        "eth1 00D20A0A 00000000 0001 0 0 100 C0FFFFFF 0 0 0\n"
+        "eth1 0000A8C0 0100590A 0003 0 0 100 0000FFFF 0 0 0\n"
+    )
+    assert [str(one) for one in connected_networks(str(table))] == ["10.89.0.0/24", "10.10.210.0/26"]
 
 
 def test_an_address_in_the_policy_is_its_own_allow_list() -> None:

@@ -297,3 +297,14 @@ async def test_the_origin_is_asked_for_its_own_name(world: World) -> None:
     await client.send(get(f"ORIGIN.test:{there.port}"))
     assert (await client.response()).status == 200
     assert names == [f"{HOST}:{there.port}"]
+
+
+async def test_an_origin_that_is_not_there_ends_the_tunnel_of_a_silent_client(world: World) -> None:
+    """Nothing is looked into there, so the origin is dialled only when the client has had its time to begin with TLS."""
+    there = await world.origin(hello)
+    await there.end()
+    await world.start({"host": HOST, "port": there.port})
+    client = await world.tunnel(there.port, tls=False)
+    assert await client.ended() == b""
+    told = (await world.events())[-2]
+    assert (told["action_id"], told["status_detail"]) == (2, f"{HOST}:{there.port} is unreachable: connection refused")

@@ -281,8 +281,6 @@ class JudgedWebSocket:
             except UnicodeDecodeError:
                 raise _Refused(CloseCode.INVALID_DATA, "the text is not UTF-8") from None
             verdict = await self._judge(text)
-            if self._over.done():  # stopped meanwhile: the verdict may be that of an old policy
-                return
             if not verdict.allowed:
                 raise _Refused(CloseCode.POLICY_VIOLATION, f"policy_denied: {verdict.reason}")
             admitted = text if self._rewrite is None else self._rewrite(text)
