@@ -307,4 +307,5 @@ async def test_an_origin_that_is_not_there_ends_the_tunnel_of_a_silent_client(wo
     client = await world.tunnel(there.port, tls=False)
     assert await client.ended() == b""
     told = (await world.events())[-2]
-    assert (told["action_id"], told["status_detail"]) == (2, f"{HOST}:{there.port} is unreachable: connection refused")
+    assert told["action_id"] == 2
+    assert str(told["status_detail"]).startswith(f"{HOST}:{there.port} is unreachable: ")
