@@ -74,7 +74,7 @@ class Pipeline:
         self.limits = limits
         self.pool = Pool(limits, generation.tls, generation.dialer)
         self.under_way = UnderWay(limits)
-        self.calls = 0  # of inference APIs that are under way
+        self.held = 0  # bytes of inference calls that lie in memory
         self._watchers: dict[object, OnNewGeneration] = {}
 
     def replace(self, generation: Generation) -> None:

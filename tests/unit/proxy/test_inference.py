@@ -17,6 +17,7 @@ from typing import Any
 
 import openshell_proxy.entrances.connect as connect
 import openshell_proxy.entrances.inference as entrance
+import openshell_proxy.inference.body as bodies
 import openshell_proxy.inference.call as calls
 import pytest
 from loopback import HOST, Client, Origin, World, answer, free_port, hello, read_request, reset, rest
@@ -694,7 +695,7 @@ async def test_a_large_body_is_parsed_aside(world: World, monkeypatch: pytest.Mo
 
 
 async def test_calls_at_once_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entrance, "MAX_CALLS", 1)
+    monkeypatch.setattr(bodies, "MAX_HELD", entrance.CALL + 1000)
     begun, go = asyncio.Event(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -715,6 +716,19 @@ async def test_calls_at_once_are_bounded(world: World, monkeypatch: pytest.Monke
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
     go.set()
     assert (await client.response()).status == 200
+    assert world.sidecar is not None and world.sidecar.pipeline.held == 0, "what was held is given back"
+
+
+async def test_an_answer_that_is_gathered_is_held_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await start(world)
+    assert world.sidecar is not None
+    client = await local(world)
+    await client.send(call())
+    assert (await client.response()).status == 200
+    monkeypatch.setattr(bodies, "MAX_HELD", entrance.CALL + len(BODY) + len(USAGE) - 1)
+    await client.send(call())
+    assert (await client.response()).status == 503
+    assert world.sidecar.pipeline.held == 0
 
 
 # Routes that change.

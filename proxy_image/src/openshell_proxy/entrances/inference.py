@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from openshell_proxy.audit import Event, redacted
 from openshell_proxy.entrances.requests import Requests, within_tunnel
 from openshell_proxy.inference import INFERENCE
-from openshell_proxy.inference.body import read_body
+from openshell_proxy.inference.body import Share, read_body
 from openshell_proxy.inference.call import Call
 from openshell_proxy.inference.errors import CallRefusal, no_call, no_routes
 from openshell_proxy.inference.models import models_answer
@@ -26,9 +26,8 @@ from openshell_proxy.refusal import REASONS, Refusal
 from openshell_proxy.relay.exchange import Broken
 from openshell_proxy.relay.http1 import RequestHead, render_head
 from openshell_proxy.relay.stream import Stream
-from openshell_proxy.under_way import RETRY_AFTER
 
-MAX_CALLS = 64  # at once: a call's body and an answer that is gathered lie in memory
+CALL = 262_144  # bytes that a call is taken to hold without its body: what waits in buffers
 PARSED_AT_ONCE = 65_536  # bytes; others are served while a thread parses more, one body at a time
 SHOWN_MODEL = 128
 
@@ -72,18 +71,17 @@ class InferenceRequests(Requests):
             raise no_call(head.method)
         if routes is None:
             raise no_routes()
-        if self.pipeline.calls >= MAX_CALLS:
-            raise Refusal(503, "overloaded", "too many inference calls are under way", retry_after=RETRY_AFTER)
-        self.pipeline.calls += 1
+        share = Share(self.pipeline, pattern.style)
         try:
-            body = await read_body(self.client, head, pattern.style)
+            share.take(CALL)
+            body = await read_body(self.client, head, pattern.style, share)
             event.bytes_out += len(body)
             if pattern is MODELS:
                 return await self._models(head, *models_answer(routes, path, style), event)
             target = f"{path}?{query}" if query else path
-            return await self._call(head, pattern, target, body, routes, event)
+            return await self._call(head, pattern, target, body, routes, event, share)
         finally:
-            self.pipeline.calls -= 1
+            share.give_back()
 
     def _path(self, head: RequestHead) -> tuple[str, str]:
         """The canonical path and the query."""
@@ -105,7 +103,7 @@ class InferenceRequests(Requests):
         return keep
 
     async def _call(
-        self, head: RequestHead, pattern: Pattern, target: str, body: bytes, routes: Routes, event: Event
+        self, head: RequestHead, pattern: Pattern, target: str, body: bytes, routes: Routes, event: Event, share: Share
     ) -> bool:
         if len(body) <= PARSED_AT_ONCE:
             prepared = prepare(routes, pattern, target, body)
@@ -114,7 +112,7 @@ class InferenceRequests(Requests):
             prepared = await loop.run_in_executor(_PARSER, prepare, routes, pattern, target, body)
         route = prepared.route
         event.allowed, event.policy = True, route.name
-        call = Call(self.pipeline, self.client, head, pattern, target, prepared, event)
+        call = Call(self.pipeline, self.client, head, pattern, target, prepared, event, share)
         try:
             return await call.run()
         finally:

@@ -20,6 +20,7 @@ from openshell_proxy.credentials.streams import Echoes, Inflated, Mask
 from openshell_proxy.destination import DestinationError
 from openshell_proxy.entrances.authority_form import render_host
 from openshell_proxy.inference.authorisation import Authorisation
+from openshell_proxy.inference.body import Share
 from openshell_proxy.inference.errors import CallRefusal, stream_error
 from openshell_proxy.inference.patterns import Pattern
 from openshell_proxy.inference.request import Prepared, forwarded
@@ -108,6 +109,7 @@ class Call:
     path: str
     prepared: Prepared
     event: Event
+    share: Share
     usage: Usage = dataclasses.field(default_factory=Usage)
     _finished: bool = False
 
@@ -127,7 +129,9 @@ class Call:
                 upstream, head, echoes = await self._answer()
                 content, whole = _Content(upstream, head, echoes), bytearray()
                 while not self.prepared.stream and not content.done:
-                    whole += await content.piece()
+                    piece = await content.piece()
+                    self.share.take(len(piece))
+                    whole += piece
                 deadline.reschedule(None)
             keep = self.head.minor == 1 and self.head.persistent() and not self.client.last
             if self.prepared.stream:
