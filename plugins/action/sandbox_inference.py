@@ -45,9 +45,5 @@ class ActionModule(SecretsAction):
             args["document"] = document(routes, keys)
         except Refused as refused:
             return {**result, "failed": True, "msg": str(refused)}
-        result.update(
-            self._execute_module(
-                module_name="openshell.sandbox.sandbox_inference", module_args=args, task_vars=variables
-            )
-        )
+        result.update(self.module("sandbox_inference", args, variables))
         return result

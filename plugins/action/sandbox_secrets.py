@@ -12,7 +12,6 @@ import shlex
 import subprocess
 from typing import Any, Dict, List, Mapping
 
-from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 from ansible_collections.openshell.sandbox.plugins.module_utils.secret_entries import (
     Refused,
@@ -20,11 +19,12 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.secret_entries i
     sidecar_entry,
 )
 from ansible_collections.openshell.sandbox.plugins.plugin_utils import providers
+from ansible_collections.openshell.sandbox.plugins.plugin_utils.here import HereAction
 
 COMMAND_SECONDS = 60
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(HereAction):
     """``openshell.sandbox.sandbox_secrets``; its options are documented with the module of that name."""
 
     TRANSFERS_FILES = False
@@ -62,9 +62,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         args["agent"] = [
             {key: entry[key] for key in ("name", "env", "placeholder") if key in entry} for entry in entries
         ]
-        done = self._execute_module(
-            module_name="openshell.sandbox.sandbox_secrets_file", module_args=args, task_vars=variables
-        )
+        done = self.module("sandbox_secrets_file", args, variables)
         result.update(done)
         result["env"] = {**composed.settings, **done.get("env", {})}
         return result

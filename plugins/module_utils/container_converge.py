@@ -17,8 +17,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     is_paused,
     is_running,
 )
-
-REPLACED_SUFFIX = "-replaced"
+from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import REPLACED_SUFFIX
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,6 @@ from typing import List
 from ansible_collections.openshell.sandbox.plugins.module_utils import lifecycle
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_audit import audit_networks
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_converge import (
-    REPLACED_SUFFIX,
     recover_interrupted_replacement,
 )
 from ansible_collections.openshell.sandbox.plugins.module_utils.host_units import withdraw
@@ -31,7 +30,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.removal import (
     release_shared,
     remove,
 )
-from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
+from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import REPLACED_SUFFIX, SandboxNames
 
 AT_ONCE = 4  # sandboxes that start at the same time
 READY_SECONDS = 60.0  # a host that boots is busy

@@ -52,6 +52,25 @@ REPEATABLE = (
 )
 
 
+KINDS = ("container", "network", "volume", "secret", "image")
+READING = (*LISTINGS, ("info",), ("logs",), *((kind, "inspect") for kind in KINDS))
+# What a command that changes something leaves as it was need not be asked for again; one that is not here may change all.
+AFFECTED: Dict[str, Tuple[str, ...]] = {
+    **dict.fromkeys(("create", "start", "stop", "rm", "rename", "kill", "pause", "unpause"), ("container",)),
+    **dict.fromkeys(("cp", "exec"), ()),
+    "network": ("network", "container"),
+    "volume": ("volume",),
+    "secret": ("secret",),
+}
+
+# kind → name (or the words of a listing) → what podman said; None for an object that does not exist
+Memory = Dict[str, Dict[str, Any]]
+
+
+def new_memory() -> Memory:
+    return {kind: {} for kind in (*KINDS, "info")}
+
+
 class PodmanError(Exception):
     """A podman command that failed.
 
@@ -87,11 +106,14 @@ class Podman:
     """One podman executable.
 
     *runtime* is an OCI runtime to ask for on every command that starts something (empty: Podman's own choice).
+    With a *memory* the client asks once for what only its own commands have changed since; who waits for a change from
+    elsewhere calls :meth:`look_again` before each look.
     """
 
-    def __init__(self, executable: str = "podman", runtime: str = "") -> None:
+    def __init__(self, executable: str = "podman", runtime: str = "", memory: Memory | None = None) -> None:
         self.executable = executable
         self.runtime = runtime
+        self.memory = memory
 
     # -- running -----------------------------------------------------------------------------------------------
 
@@ -114,6 +136,7 @@ class Podman:
         """
         for attempt in range(1, ATTEMPTS + 1):
             result = dataclasses.replace(self._once(args, stdin, timeout), tries=attempt)
+            self._changed(args)
             if result.rc == 0 or attempt == ATTEMPTS or not _passes(args, result.stderr, unmade):
                 break
             time.sleep(PAUSE)
@@ -155,10 +178,33 @@ class Podman:
 
     def json(self, args: Sequence[str]) -> Any:
         """The parsed JSON that a podman command printed; ``[]`` for an empty answer."""
-        return _parsed(" ".join(args[:2]), self.run(args))
+        if self.memory is None or _beginning(args) not in (*LISTINGS, ("info",)):
+            return _parsed(" ".join(args[:2]), self.run(args))
+        known = self.memory[_kind(args)]
+        key = " ".join(args)
+        if key not in known:
+            known[key] = _parsed(" ".join(args[:2]), self.run(args))
+        return known[key]
+
+    def look_again(self, *kinds: str) -> None:
+        """Forget what is known of *kinds*: container, network, volume, secret, image."""
+        for kind in kinds:
+            (self.memory or {}).get(kind, {}).clear()
+
+    def _changed(self, args: Sequence[str]) -> None:
+        if _beginning(args) not in READING:
+            self.look_again(*AFFECTED.get(args[0], KINDS))
 
     def _inspect(self, kind: str, names: Sequence[str]) -> List[Json]:
         """Objects of *kind* that exist among *names*, one podman call; absent ones are left out."""
+        if self.memory is None:
+            return self._inspect_now(kind, names)
+        unknown = [name for name in names if name not in self.memory[kind]]
+        found = {_name(kind, entry): entry for entry in self._inspect_now(kind, unknown)}
+        self.memory[kind].update({name: found.get(name) for name in unknown})
+        return [entry for entry in (self.memory[kind][name] for name in names) if entry is not None]
+
+    def _inspect_now(self, kind: str, names: Sequence[str]) -> List[Json]:
         if not names:
             return []
         result = self.run([kind, "inspect", *names], check=False)
@@ -189,6 +235,10 @@ class Podman:
         """``podman network inspect`` of one network, or None when there is none of that name."""
         found = self._inspect("network", [name])
         return found[0] if found else None
+
+    def networks_of(self, names: Sequence[str]) -> List[Json]:
+        """``podman network inspect`` of those of *names* that exist, in one call."""
+        return self._inspect("network", names)
 
     def networks(self, label: str | None = None) -> List[Json]:
         """Every network (of one label ``key=value``)."""
@@ -291,6 +341,7 @@ class Podman:
         self.run(["start", name])
         deadline = time.monotonic() + settle
         while time.monotonic() < deadline:
+            self.look_again("container")
             found = self.container(name) or {}
             policy = found.get("HostConfig", {}).get("RestartPolicy", {}).get("Name") or "no"
             if policy != "no":
@@ -359,7 +410,8 @@ class Podman:
     def secret_names(self) -> List[Tuple[str, Dict[str, str]]]:
         """(name, labels) of every secret. ``podman secret ls`` filters by label only in newer versions."""
         ids = self.run(["secret", "ls", "--quiet"]).stdout.split()
-        return [(found["Spec"]["Name"], found["Spec"].get("Labels") or {}) for found in self._inspect("secret", ids)]
+        found = self._inspect_now("secret", ids)
+        return [(one["Spec"]["Name"], one["Spec"].get("Labels") or {}) for one in found]
 
     def create_secret(self, name: str, value: bytes, labels: Mapping[str, str]) -> None:
         """Store *value*, which travels on standard input only."""
@@ -373,8 +425,17 @@ class Podman:
 
     def image_id(self, reference: str) -> str | None:
         """The id (64 hexadecimal digits) of a local image, or None."""
-        result = self.run(["image", "inspect", "--format", "{{.Id}}", reference], check=False)
-        return result.stdout.strip() or None if result.rc == 0 else None
+        return self.image_ids([reference])[reference] or None
+
+    def image_ids(self, references: Sequence[str]) -> Dict[str, str]:
+        """Reference → id of a local image, "" for one that is not there; one podman call where all are."""
+        command = ["image", "inspect", "--format", "{{.Id}}", *references]
+        result = self.run(command, check=False)
+        if result.rc == 0:
+            return dict(zip(references, result.stdout.split()))  # noqa: B905 (Python 3.9 has no strict)
+        if len(references) == 1:
+            return {references[0]: ""}
+        return {one: self.image_ids([one])[one] for one in references}
 
     def images(self) -> List[Json]:
         """Every image that has a name, and every one that lost its name; not the layers between."""
@@ -401,6 +462,7 @@ class Podman:
             raise PodmanError("lock", 1, f"{directory} cannot be used for locks: {error.strerror}") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
+            self.look_again("container", "network", "volume", "secret")  # others had their turn
             yield
         finally:
             os.close(handle)
@@ -446,6 +508,16 @@ def _subcommand(args: Sequence[str]) -> str:
 def _beginning(args: Sequence[str]) -> Tuple[str, ...]:
     """The words that say what a command does: one, or two for ``network rm`` and its like."""
     return tuple(args[:2]) if tuple(args[:2]) in REPEATABLE else tuple(args[:1])
+
+
+def _kind(args: Sequence[str]) -> str:
+    """What a listing lists."""
+    return {"ps": "container", "images": "image"}.get(args[0], args[0])
+
+
+def _name(kind: str, entry: Json) -> str:
+    """The name by which *entry* was asked for."""
+    return str(entry["name"] if kind == "network" else entry["Spec"]["Name"] if kind == "secret" else entry["Name"])
 
 
 def _passes(args: Sequence[str], stderr: str, unmade: Callable[[], bool] | None) -> bool:

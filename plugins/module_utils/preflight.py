@@ -174,19 +174,20 @@ def host_routes(path: str = "/proc/net/route") -> List[str]:
 
 def check_not_taken(podman: Podman, names: SandboxNames) -> None:
     """Refuse a name that something which is not ours uses already; nothing of others is ever changed."""
-    for found in podman.containers([names.proxy, names.agent]):
+    for found in podman.containers([names.proxy, names.agent, *names.replaced]):
         if not container_is_ours(found):
             raise Refused(
                 f"a container {found['Name']} exists and is not ours; remove it or choose another sandbox name"
             )
-    network = podman.network(names.network)
+    networks = {found["name"]: found for found in podman.networks_of([names.network, BRIDGE_NETWORK])}
+    network = networks.get(names.network)
     if network is not None and not is_ours(network.get("labels")):
         raise Refused(f"a network {names.network} exists and is not ours; remove it or choose another sandbox id")
     for volume in (names.tls_volume, names.proxy_volume, names.workspace_volume):
         found_volume = podman.volume(volume)
         if found_volume is not None and not is_ours(found_volume.get("Labels")):
             raise Refused(f"a volume {volume} exists and is not ours; remove it or choose another sandbox id")
-    bridge = podman.network(BRIDGE_NETWORK)
+    bridge = networks.get(BRIDGE_NETWORK)
     if bridge is not None and (bridge.get("internal") or bridge.get("dns_enabled")):
         raise Refused(
             f"a network {BRIDGE_NETWORK} exists that is internal or has DNS; remove it, it is made anew without both"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Dict, List, Sequence
 
-from ansible_collections.openshell.sandbox.plugins.module_utils.container_converge import REPLACED_SUFFIX
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     Json,
     Podman,
@@ -21,6 +20,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names im
     LABEL_ID,
     LABEL_MANAGED,
     LABEL_SANDBOX,
+    REPLACED_SUFFIX,
     SandboxNames,
     is_ours,
 )

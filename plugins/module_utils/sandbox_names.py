@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
-from typing import Dict, Iterator, Mapping
+from typing import Dict, Iterator, Mapping, Tuple
 
 BRIDGE_NETWORK = "openshell"
 AUTHORITY_SECRET = "openshell-authority"
@@ -23,6 +23,8 @@ LABEL_ID = "openshell.id"
 LABEL_ROLE = "openshell.role"
 LABEL_SPEC = "openshell.spec"
 LABEL_UID_BASE = "openshell.uid_base"
+
+REPLACED_SUFFIX = "-replaced"  # of a container's name while its successor is made
 
 MAX_NAME_LENGTH = 40
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
@@ -87,6 +89,11 @@ class SandboxNames:
     @property
     def agent(self) -> str:
         return f"openshell-agent-{self.name}"
+
+    @property
+    def replaced(self) -> Tuple[str, str]:
+        """Where the containers stand aside while their successors are made."""
+        return self.agent + REPLACED_SUFFIX, self.proxy + REPLACED_SUFFIX
 
     @property
     def authority_secret(self) -> str:

@@ -97,13 +97,15 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     own = params["scope"] == "sandbox"
     secret = names.authority_secret if own else AUTHORITY_SECRET
     labels = names.labels() if own else {LABEL_MANAGED: "true"}
-    with podman.lock():
-        present = podman.secret(secret)
-        if present is not None and not is_ours(present["Spec"].get("Labels")):
-            raise ModuleFailure(f"a secret {secret} exists and is not ours; remove it")
-        if present is None and not module.check_mode:
-            podman.create_secret(secret, new_authority(podman, params["image"], params["ulimits"]), labels)
-    made = present is None
+    made = podman.secret(secret) is None
+    if made and not module.check_mode:
+        with podman.lock():
+            made = podman.secret(secret) is None  # somebody else may have had the lock before
+            if made:
+                podman.create_secret(secret, new_authority(podman, params["image"], params["ulimits"]), labels)
+    present = podman.secret(secret)
+    if present is not None and not is_ours(present["Spec"].get("Labels")):
+        raise ModuleFailure(f"a secret {secret} exists and is not ours; remove it")
     return {
         "changed": made,
         "diff": diff({} if made else {"secret": secret}, {"secret": secret}, secret),

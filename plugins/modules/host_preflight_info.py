@@ -143,11 +143,14 @@ upstream_ca_bundle:
   type: str
 """
 
+import glob
 import os
+import shutil
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.openshell.sandbox.plugins.module_utils import preflight
+from ansible_collections.openshell.sandbox.plugins.module_utils.kept import keep, recall
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     ModuleFailure,
     client,
@@ -186,6 +189,29 @@ OPTIONS: Dict[str, Dict[str, Any]] = {
 }
 
 
+CONFIGURATION = ("/usr/share/containers", "/etc/containers", "~/.config/containers")
+
+
+def know_host(podman: Podman) -> None:
+    """Let the client know what ``podman info`` (up to a second) said before, while Podman and its configuration last.
+
+    Only in a series of modules, which is what has to be fast.
+    """
+    if podman.memory is None:
+        return
+    files = [shutil.which(podman.executable) or "", shutil.which("podman") or ""]
+    for directory in CONFIGURATION:
+        files += sorted(glob.glob(os.path.join(os.path.expanduser(directory), "**", "*.conf"), recursive=True))
+    moments = [(file, os.stat(file).st_mtime_ns) for file in files if os.path.exists(file)]
+    variables = sorted((key, value) for key, value in os.environ.items() if key.startswith("CONTAINERS_"))
+    question = ["info", podman.command(), os.geteuid(), moments, variables, os.environ.get("XDG_RUNTIME_DIR")]
+    found = recall(question)
+    if found is None:
+        keep(question, podman.info)
+    else:
+        podman.info = found
+
+
 def check_host(podman: Podman, params: Dict[str, Any]) -> str:
     """Check the host; return the runtime to ask for."""
     preflight.check_podman(podman)
@@ -210,6 +236,7 @@ def examine(module: AnsibleModule) -> Dict[str, Any]:
     check_wish(params)
     capabilities = preflight.expand_capabilities(params["capabilities"])
     podman = client(module)
+    know_host(podman)
     runtime = check_host(podman, params)
     mounts = preflight.check_mounts(params["mounts"], preflight.storage_paths(podman.info))
     bundle = preflight.upstream_ca_bundle(params["upstream_ca_bundle"], os.environ)

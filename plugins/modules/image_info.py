@@ -48,7 +48,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.module import cl
 
 def gather(module: AnsibleModule) -> Dict[str, Any]:
     podman = client(module)
-    return {"changed": False, "images": {name: podman.image_id(name) or "" for name in module.params["names"]}}
+    return {"changed": False, "images": podman.image_ids(module.params["names"])}
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ created:
   elements: dict
 """
 
+import contextlib
 import ipaddress
 from typing import Any, Dict
 
@@ -123,9 +124,9 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     names = SandboxNames.of(module.params["sandbox_name"], module.params["sandbox_id"])
     podman = client(module)
     wanted = module.params["subnet"]
-    with podman.lock():  # the removal of the last sandbox looks for networks under the same lock
-        made = podman.network(names.network) is None
-        if not module.check_mode:
+    made = podman.network(names.network) is None
+    if not module.check_mode:
+        with podman.lock() if made else contextlib.nullcontext():  # the removal of the last sandbox takes it too
             made = podman.ensure_internal_network(names.network, names.labels(), wanted or None)
     known = not (made and module.check_mode)
     subnet = str(podman.network_subnet(names.network)) if known else wanted or UNKNOWN_SUBNET

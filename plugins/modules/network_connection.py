@@ -73,9 +73,9 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     names = SandboxNames.of(params["sandbox_name"], params["sandbox_id"])
     podman = client(module)
     bridge = params["network"]
-    with podman.lock():
-        made = podman.network(bridge) is None
-        if made and not module.check_mode:
+    made = podman.network(bridge) is None
+    if made and not module.check_mode:
+        with podman.lock():
             podman.ensure_bridge_network(bridge, {LABEL_MANAGED: "true"}, params["subnet"] or None)
     inspected = podman.container(names.proxy) or {}
     before = sorted(container_networks(inspected))

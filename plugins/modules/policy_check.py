@@ -73,6 +73,7 @@ import os
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.openshell.sandbox.plugins.module_utils.kept import keep, recall
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     ModuleFailure,
     client,
@@ -108,10 +109,15 @@ def examine(module: AnsibleModule) -> Dict[str, Any]:
     podman = client(module)
     if not params["image"] or enforced_already(podman, params["config_volume"], params["policy"]):
         return {"changed": False, "notices": [], "judged": False}
-    verdict = judge(podman, params)
+    asked = ["verdict", *(params[key] for key in ("policy", "source", "default_enforcement", "image"))]
+    verdict = recall(asked) if podman.memory is not None else None  # every sandbox of a fleet has this policy
+    if verdict is None:
+        verdict = judge(podman, params)
     if not verdict.get("ok"):
         errors = verdict.get("errors") or ["invalid"]
         raise ModuleFailure("the policy is refused: " + "; ".join(errors), errors=errors)
+    if podman.memory is not None:
+        keep(asked, verdict)
     return {"changed": False, "notices": verdict.get("notices") or [], "judged": True}
 
 

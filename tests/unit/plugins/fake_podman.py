@@ -307,7 +307,7 @@ class FakePodman:
         if command in ("pull", "build", "rmi", "import"):
             return self.image_command(command, words[1:], flags)
         if command == "image":
-            return str(self.get("image", words[2]) and self.state["images"][words[2]])
+            return "\n".join(str(self.get("image", name) and self.state["images"][name]) for name in words[2:])
         if command not in ("network", "volume", "secret", "container"):
             return self.container_command(words, flags)
         if words[1] == "inspect":

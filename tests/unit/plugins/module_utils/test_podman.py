@@ -13,7 +13,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError, last_words
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
+    Podman,
+    PodmanError,
+    last_words,
+    new_memory,
+)
 from host import INFO, Host
 
 LABELS = {"openshell.managed": "true"}
@@ -487,3 +492,71 @@ def test_a_lock_that_cannot_be_is_a_sentence(tmp_path: Path, monkeypatch: pytest
     sentence = re.escape(f"{file}/openshell cannot be used for locks: Not a directory")
     with pytest.raises(PodmanError, match=sentence), Podman().lock():
         pass
+
+
+# -- the memory ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def remembering(host: Host) -> Podman:
+    make_one_of_each(host)
+    return Podman(host.executable, memory=new_memory())
+
+
+def asked(host: Host, beginning: str) -> int:
+    return len(host.calls(beginning))
+
+
+def test_what_is_known_is_not_asked_for_again(host: Host, remembering: Podman) -> None:
+    before = len(host.calls())
+    for look in range(2):
+        assert [found["Name"] for found in remembering.containers(["one", "absent"])] == ["one"], look
+        assert remembering.container("absent") is None
+        assert remembering.network("one") == remembering.networks_of(["one", "net"])[0]
+        assert remembering.volume("one") is not None
+        assert remembering.secret("one") is not None
+    kinds = [" ".join(call[:2]) for call in host.calls()[before:]]
+    assert kinds == ["container inspect", "network inspect", "network inspect", "volume ls", "secret inspect"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [("stop one", "container"), ("network disconnect --force net one", "container"), ("kill one", "container")],
+)
+def test_what_a_command_changes_is_asked_for_again(host: Host, remembering: Podman, change: str, kind: str) -> None:
+    remembering.start("one", settle=0)
+    remembering.container("one")
+    remembering.volume("one")
+    looks = asked(host, f"{kind} inspect"), asked(host, "volume ls")
+    remembering.run(change.split())
+    remembering.container("one")
+    remembering.volume("one")
+    assert (asked(host, f"{kind} inspect"), asked(host, "volume ls")) == (looks[0] + 1, looks[1])
+
+
+def test_a_command_that_nobody_knows_may_have_changed_everything(host: Host, remembering: Podman) -> None:
+    remembering.volume("one")
+    remembering.run(["run", "--rm", "image"])
+    remembering.volume("one")
+    assert asked(host, "volume ls") == 2 + 1  # one of them made the volume
+
+
+def test_who_waits_and_who_had_to_wait_look_again(host: Host, remembering: Podman) -> None:
+    remembering.container("one")
+    host.change("containers", "one", "Image", "other")
+    assert remembering.container("one")["Image"] == "image"  # type: ignore[index]
+    remembering.look_again("container")
+    assert remembering.container("one")["Image"] == "other"  # type: ignore[index]
+    host.change("containers", "one", "Image", "third")
+    with remembering.lock(f"test-{os.getpid()}-memory"):
+        assert remembering.container("one")["Image"] == "third"  # type: ignore[index]
+
+
+def test_images_are_looked_up_in_one_call_where_all_are_there(host: Host) -> None:
+    for name in ("a", "b"):
+        host.direct.run(["pull", name])
+    before = len(host.calls("image"))
+    assert all(host.podman.image_ids(["a", "b"]).values())
+    assert len(host.calls("image")) == before + 1
+    assert host.podman.image_ids(["a", "absent"])["absent"] == ""
+    assert host.podman.image_ids(["a", "absent"])["a"] == host.podman.image_id("a")

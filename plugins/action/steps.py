@@ -1,0 +1,198 @@
+# Copyright: the openshell.sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Take the steps of several roles in one task.
+
+The roles say what is done; this says it to the modules without a process and a templating of all variables for each
+task, and the modules share what they know of the host. It reads of a role's task file what a step is made of: a module
+of this collection or ``set_fact``, with ``when``, ``register`` and ``no_log``. Everything else belongs into the play.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.parameters import remove_values
+from ansible.plugins.loader import action_loader
+from ansible.utils.display import Display
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import new_memory
+from ansible_collections.openshell.sandbox.plugins.plugin_utils.here import COLLECTION, HereAction
+
+Json = Dict[str, Any]
+
+SET_FACT = "ansible.builtin.set_fact"
+KEYWORDS = frozenset({"name", "when", "register", "no_log"})
+
+
+class StepFailed(Exception):
+    """A step's module failed; ``result`` is the module's own."""
+
+    def __init__(self, result: Json) -> None:
+        super().__init__(result.get("msg") or "no message")
+        self.result = result
+
+
+def action_of(task: Mapping[str, Any]) -> str:
+    """The one action of a task; raises :class:`AnsibleActionFail` for what cannot be a step."""
+    actions = sorted(set(task) - KEYWORDS)
+    if len(actions) != 1 or not (actions[0] == SET_FACT or actions[0].startswith(COLLECTION)):
+        raise AnsibleActionFail(f"the task '{task.get('name')}' cannot be a step: {', '.join(actions)}")
+    return str(actions[0])
+
+
+class ActionModule(HereAction):
+    """``openshell.sandbox.steps``; its options are documented with the module of that name."""
+
+    TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset({"look", "go", "go_when"})
+
+    def run(self, tmp: str | None = None, task_vars: Json | None = None) -> Json:
+        result: Json = super().run(tmp, task_vars)
+        self.memory = new_memory()
+        self.step = "Sandbox: judge the variables"
+        self.facts: Json = {}
+        self.outcomes: List[Tuple[str, Json]] = []
+        look, go = (self._task.args.get(key) or [] for key in ("look", "go"))
+        self.variables = self._role_variables([*look, *go], task_vars or {})
+        self.variables["openshell_created"] = []
+        try:
+            self._judge_variables([*look, *go])
+            self._take(look)
+            went = self._holds(self._task.args.get("go_when", True))
+            self._take(go if went else [])
+        except StepFailed as failed:
+            return {**result, **self._failure(str(failed), failed.result.get("created"))}
+        except Exception as error:  # a template for example; what was made must be known whatever it is
+            return {**result, **self._failure(str(error), [])}
+        return {**result, **self._summary(), "went": went}
+
+    def _failure(self, message: str, created: List[Json] | None) -> Json:
+        made = self.variables["openshell_created"] + (created or [])
+        return {"failed": True, "msg": message, "step": self.step, "created": made}
+
+    def _summary(self) -> Json:
+        diffs: List[Json] = []
+        for found in (outcome.get("diff") for step, outcome in self.outcomes):
+            diffs += found if isinstance(found, list) else [found] if found else []
+        changed = [step for step, outcome in self.outcomes if outcome.get("changed")]
+        found = {"changed": bool(changed), "changed_steps": changed, "facts": self.facts, "diff": diffs}
+        warnings = [text for step, outcome in self.outcomes for text in outcome.get("warnings") or []]
+        return {**found, "warnings": warnings} if warnings else found
+
+    # -- the roles -------------------------------------------------------------------------------------------------
+
+    def _role_variables(self, steps: Sequence[str], task_vars: Json) -> Json:
+        """Everything that a role's task would see: its defaults below, its own variables above the play's."""
+        defaults: Json = {}
+        own: Json = {}
+        for role in ["common", *_roles(steps)]:
+            defaults.update(self._load(role, "defaults/main.yml", task_vars) or {})
+            own.update(self._load(role, "vars/main.yml", task_vars) or {})
+        return {**defaults, **task_vars, **own}
+
+    def _load(self, role: str, file: str, variables: Json) -> Any:
+        """A YAML file of one of the roles beside that of this task; None where there is none."""
+        path = os.path.join(os.path.dirname(variables["role_path"]), role, file)
+        if not os.path.exists(path):
+            return None
+        more = {"trusted_as_template": True} if self._asks_for_trust() else {}
+        return self._loader.load_from_file(path, unsafe=True, **more)  # "unsafe": no copy of what nobody changes
+
+    def _asks_for_trust(self) -> bool:
+        """Whether this ansible-core (2.19 and newer) renders only what it was told to trust; a role's files are ours."""
+        return "trusted_as_template" in inspect.signature(self._loader.load_from_file).parameters
+
+    def _judge_variables(self, steps: Sequence[str]) -> None:
+        """What Ansible does at the beginning of a role: its argument specification; what steps find out is not there."""
+        options: Json = {}
+        for role in _roles(steps):
+            for name, option in self._load(role, "meta/argument_specs.yml", self.variables)["argument_specs"]["main"][
+                "options"
+            ].items():
+                options[name] = {key: value for key, value in option.items() if key not in ("description", "required")}
+        given = {name: self._template(self.variables[name]) for name in options if name in self.variables}
+        judged = ArgumentSpecValidator(options).validate({key: one for key, one in given.items() if one is not None})
+        if judged.error_messages:
+            hidden = judged._no_log_values
+            raise StepFailed(remove_values({"msg": judged.error_messages[0]}, hidden))
+
+    # -- the steps -------------------------------------------------------------------------------------------------
+
+    def _take(self, steps: Sequence[str]) -> None:
+        for task in self._tasks(steps):
+            action = action_of(task)
+            if not all(self._holds(one) for one in _listed(task.get("when", True))):
+                self.variables.update({task[key]: {"skipped": True} for key in ("register",) if key in task})
+                continue
+            self.step = self._template(task["name"])
+            arguments = self._arguments(task[action] or {})
+            if action == SET_FACT:
+                self._learn(arguments, public=True)
+                continue
+            Display().vv(f"step: {self.step}")
+            outcome = self._run_module(action, arguments)
+            if outcome.get("failed"):
+                raise StepFailed(outcome)
+            self.outcomes.append((self.step, outcome))
+            if "register" in task:
+                self._learn({task["register"]: outcome}, public=not task.get("no_log"))
+
+    def _tasks(self, steps: Sequence[str]) -> Iterator[Json]:
+        for step in steps:
+            role, file = step.split("/")
+            yield from self._load(role, f"tasks/{file}.yml", self.variables)
+
+    def _learn(self, facts: Json, public: bool) -> None:
+        self.variables.update(facts)
+        if public:
+            self.facts.update(facts)
+
+    def _run_module(self, action: str, arguments: Json) -> Json:
+        name = action[len(COLLECTION) :]
+        if not action_loader.has_plugin(action) or name in ("image", "base_image"):
+            return self.module(name, arguments, self.variables)
+        task = self._task.copy()
+        task.args = arguments
+        plugin = action_loader.get(
+            action,
+            task=task,
+            connection=self._connection,
+            play_context=self._play_context,
+            loader=self._loader,
+            templar=self._templar,
+            shared_loader_obj=self._shared_loader_obj,
+        )
+        if isinstance(plugin, HereAction):
+            plugin.memory = self.memory
+        found: Json = plugin.run(task_vars=self.variables)
+        return found
+
+    # -- templates -------------------------------------------------------------------------------------------------
+
+    def _template(self, value: Any) -> Any:
+        self._templar.available_variables = self.variables
+        return self._templar.template(value)
+
+    def _arguments(self, given: Json) -> Json:
+        """Templated, without those that are omitted (ansible-core 2.19 leaves them out itself)."""
+        omitted = self.variables.get("omit")
+        return {key: one for key, one in self._template(given).items() if omitted is None or one != omitted}
+
+    def _holds(self, condition: Any) -> bool:
+        self._templar.available_variables = self.variables
+        if hasattr(self._templar, "evaluate_conditional"):
+            return bool(self._templar.evaluate_conditional(condition))
+        return bool(self._templar.template("{{ (" + str(condition) + ") | bool }}"))
+
+
+def _roles(steps: Sequence[str]) -> List[str]:
+    return list(dict.fromkeys(step.split("/")[0] for step in steps))
+
+
+def _listed(value: Any) -> List[Any]:
+    return value if isinstance(value, list) else [value]
