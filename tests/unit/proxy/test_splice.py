@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from loopback import HOST, SECONDS, Client, Origin, World, reset
 from openshell_proxy.relay import pipe as pipe_module
+from openshell_proxy.relay import splice
 from openshell_proxy.relay.splice import Splicer
 from openshell_proxy.settings import Limits
 
@@ -164,6 +165,18 @@ async def test_one_that_stands_still_is_ended(world: World, splicers: list[Splic
     await nothing_more(client)
     (ended,) = [one for one in await world.events() if one.get("activity_id") == 2]
     assert "no byte came" in ended["status_detail"]
+
+
+async def test_only_so_many_directions_are_in_the_kernel(
+    world: World, splicers: list[Splicer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splice, "MOST", Splicer.alive + 1)
+    client = await tunnel(world, await world.origin(echo))
+    assert await asyncio.wait_for(through(client), 2 * SECONDS) == BYTES
+    assert len(splicers) == 1
+    again = await world.tunnel(world.origins[0].port, tls=False)
+    assert await asyncio.wait_for(through(again), 2 * SECONDS) == BYTES
+    assert len(splicers) == 2
 
 
 async def test_without_a_free_descriptor_it_goes_on_as_before(

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -69,6 +68,8 @@ class Reader:
             if key in found:
                 self.error(key_node, f"{what} has '{key}' twice")
             elif names is not None and key not in names:
+                import difflib  # for who has made a mistake, and not at every start
+
                 near = difflib.get_close_matches(key, names, 1)
                 hint = f"; did you mean '{near[0]}'?" if near else f"; known are {', '.join(names)}"
                 self.error(key_node, f"{what} has an unknown key '{key}'{hint}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+from openshell_proxy.relay import splice
 from openshell_proxy.relay.splice import Splicer
 from openshell_proxy.relay.stream import HIGH_WATER
 
@@ -47,7 +48,7 @@ class PipeEnd(asyncio.Protocol):
         if not self.pipe.sockets or self.received < SPLICED_AFTER or self.splicer is not None:
             return False
         assert self.transport is not None and self.other.transport is not None
-        if self.other.transport.get_write_buffer_size():
+        if self.other.transport.get_write_buffer_size() or Splicer.alive >= splice.MOST:
             return False
         source, sink = (end.get_extra_info("socket").fileno() for end in (self.transport, self.other.transport))
         try:

@@ -13,6 +13,8 @@ import os
 from collections.abc import Callable
 
 PIPE_BYTES = 262_144
+# Each takes four descriptors, and the kernel lets a user have so many large pipes before they become small (pipe(7)).
+MOST = 256
 TURN_BYTES = 4 * PIPE_BYTES  # after so many the others have their turn
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -26,6 +28,8 @@ class Splicer:
     either side is broken; the splicer is closed by then. Raises :class:`OSError` where no descriptor is free.
     """
 
+    alive = 0  # how many there are in this process; nobody makes one more than MOST
+
     def __init__(
         self, source: int, sink: int, first: bytes, passed: Callable[[int], None], ended: Callable[[], None],
         failed: Callable[[], None],
@@ -35,6 +39,7 @@ class Splicer:
         self._first = memoryview(first)
         self._held = 0  # bytes in the pipe
         self._watched: int | None = None
+        self._open = True
         with contextlib.ExitStack() as stack:
             self._out, self._in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             stack.callback(os.close, self._out)
@@ -44,6 +49,7 @@ class Splicer:
             self._sink = os.dup(sink)
             stack.callback(os.close, self._sink)
             self._descriptors = stack.pop_all()
+        Splicer.alive += 1
         with contextlib.suppress(OSError):  # a user may have only so many large ones (pipe(7)); a small one works too
             fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._watch_sink()
@@ -55,8 +61,11 @@ class Splicer:
 
     def close(self) -> None:
         """Move nothing more."""
-        self._unwatch()
-        self._descriptors.close()
+        if self._open:
+            self._open = False
+            Splicer.alive -= 1
+            self._unwatch()
+            self._descriptors.close()
 
     def _watch_source(self) -> None:
         if self._watched != self._source:
