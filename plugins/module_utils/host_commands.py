@@ -21,7 +21,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.container_conver
     recover_interrupted_replacement,
 )
 from ansible_collections.openshell.sandbox.plugins.module_utils.host_units import withdraw
-from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError, is_running
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError
 from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import NotReady
 from ansible_collections.openshell.sandbox.plugins.module_utils.registry import Registration, Registry
 from ansible_collections.openshell.sandbox.plugins.module_utils.removal import (
@@ -59,7 +59,7 @@ def _start(registry: Registry, name: str, registration: Registration, ready: flo
         if found is None:
             return f"{name}: its agent or its sidecar does not exist"
         networks = lifecycle.wanted_networks(names)
-        which = [key for key, one in found.items() if not is_running(one) or audit_networks(one, networks[key])]
+        which = [key for key, one in found.items() if not lifecycle.alive(one) or audit_networks(one, networks[key])]
         lifecycle.start(podman, names, which, ready)
     except (PodmanError, NotReady) as error:
         return f"{name}: {error}"

@@ -7,17 +7,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import subprocess
 from typing import Dict, Sequence
 
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_converge import repair
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     Json,
     Podman,
+    PodmanError,
     container_is_ours,
     is_running,
+    runtime_directory,
 )
-from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import volume_path, wait_ready
+from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import (
+    process_started_ticks,
+    volume_path,
+    wait_ready,
+)
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import BRIDGE_NETWORK, SandboxNames
 
 
@@ -39,14 +47,66 @@ def start(podman: Podman, names: SandboxNames, which: Sequence[str], timeout: fl
 
     *timeout* in seconds. Raises NotReady, after which the agent was not started, and PodmanError.
     """
-    networks = wanted_networks(names)
     if names.proxy in which:
-        if not is_running(podman.container(names.proxy)):
+        if not alive(podman.container(names.proxy)):
             forget_readiness(podman, names)
-        repair(podman, names.proxy, networks[names.proxy], True)
+        _start(podman, names, names.proxy)
     wait_ready(podman, names.proxy, names.tls_volume, timeout)
     if names.agent in which:
-        repair(podman, names.agent, networks[names.agent], True)
+        _start(podman, names, names.agent)
+
+
+def _start(podman: Podman, names: SandboxNames, name: str) -> None:
+    bury(podman.container(name) or {})
+    networks = wanted_networks(names)[name]
+    try:
+        repair(podman, name, networks, True)
+    except PodmanError as error:
+        if "IPAM error" not in error.stderr:
+            raise
+        repair(podman, name, networks, True)  # the failure made Podman give back the address of before
+
+
+def alive(inspected: Json | None) -> bool:
+    """Whether the container's first process is there, whatever Podman says."""
+    return is_running(inspected) and process_started_ticks((inspected or {})["State"].get("Pid") or 0) is not None
+
+
+def bury(inspected: Json) -> None:
+    """Have Podman see that a container has ended whose processes were killed together with the one that watches it.
+
+    That one, conmon, would have left a file with the exit status; without it Podman holds the container for running
+    until the next boot, and can neither stop nor start it. Its network namespace, gone as well perhaps, must be there
+    when Podman takes it down, or its address stays taken.
+    """
+    state = inspected.get("State") or {}
+    told = state.get("Status") in ("running", "paused", "stopping")
+    pids = [state.get(key) or 0 for key in ("Pid", "ConmonPid")]
+    directory = exit_directory()
+    if not told or any(process_started_ticks(pid) is not None for pid in pids) or not os.path.isdir(directory):
+        return
+    _restore_namespace(inspected)
+    with open(os.path.join(directory, inspected["Id"]), "w", encoding="ascii") as handle:
+        handle.write("137")  # 128 + SIGKILL
+
+
+def exit_directory() -> str:
+    """Where conmon leaves exit statuses: libpod's default temporary directory."""
+    return os.path.join(runtime_directory(), "libpod" if os.geteuid() == 0 else "libpod/tmp", "exits")
+
+
+def _restore_namespace(inspected: Json) -> None:
+    """An empty network namespace where the container's was, if it has a path and that is gone. Only root can."""
+    try:
+        with open(inspected.get("OCIConfigPath") or "", encoding="utf-8") as handle:
+            namespaces = json.load(handle)["linux"]["namespaces"]
+    except (OSError, ValueError, KeyError):
+        return
+    path = next((one.get("path", "") for one in namespaces if one.get("type") == "network"), "")
+    if path and not os.path.exists(path) and os.geteuid() == 0:
+        with open(path, "wb"):
+            pass
+        subprocess.run(["unshare", f"--net={path}", "true"], capture_output=True, check=False)
 
 
 def stop(podman: Podman, names: SandboxNames, which: Sequence[str]) -> None:

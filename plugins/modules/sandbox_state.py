@@ -90,7 +90,9 @@ def plan(names: SandboxNames, found: Dict[str, Json], state: str) -> List[str]:
     if state == "stopped":
         return sorted(name for name, one in found.items() if is_running(one) or is_paused(one))
     networks = lifecycle.wanted_networks(names)
-    return sorted(name for name, one in found.items() if not is_running(one) or audit_networks(one, networks[name]))
+    return sorted(
+        name for name, one in found.items() if not lifecycle.alive(one) or audit_networks(one, networks[name])
+    )
 
 
 def reach(podman: Podman, names: SandboxNames, todo: List[str], state: str, timeout: int) -> None:

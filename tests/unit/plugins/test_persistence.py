@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.openshell.sandbox.plugins.module_utils import host_program
+from ansible_collections.openshell.sandbox.plugins.module_utils import host_program, lifecycle
 from ansible_collections.openshell.sandbox.plugins.module_utils.registry import Registration, Registry
 from host import NAMES, Host, make_sandbox
 
@@ -204,6 +204,56 @@ def test_an_interrupted_replacement_is_finished_first(sandbox: Host) -> None:
     sandbox.direct.run(["rename", NAMES.agent, NAMES.agent + "-replaced"])
     assert run(sandbox, "start").returncode == 0
     assert sandbox.state["containers"][NAMES.agent]["State"]["Status"] == "running"
+
+
+def ended(directory: Path, **state: Any) -> Any:
+    """A container of which Podman does not know yet that nobody is there any more."""
+    config = directory / "config.json"
+    namespaces = [{"type": "pid"}, {"type": "network", "path": str(directory / "namespace")}]
+    config.write_text(json.dumps({"linux": {"namespaces": namespaces}}))
+    found = {"Status": "running", "Pid": 2**22 + 1, "ConmonPid": 2**22 + 2, **state}
+    return {"Id": "c0ffee", "State": found, "OCIConfigPath": str(config)}
+
+
+@pytest.fixture
+def exits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = tmp_path / "exits"
+    directory.mkdir()
+    monkeypatch.setattr(lifecycle, "exit_directory", lambda: str(directory))
+    return directory
+
+
+@pytest.mark.parametrize("status", ["running", "paused", "stopping"])
+def test_podman_is_told_of_the_end_that_nobody_told_it_of(
+    exits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    ran: list[Names] = []
+    monkeypatch.setattr(lifecycle.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(lifecycle.subprocess, "run", lambda command, **more: ran.append(command))
+    lifecycle.bury(ended(tmp_path, Status=status))
+    assert (exits / "c0ffee").read_text() == "137"
+    assert ran == [["unshare", f"--net={tmp_path}/namespace", "true"]]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{"Status": "exited"}, {"Status": "created"}, {"Pid": os.getpid()}, {"ConmonPid": os.getpid()}],
+    ids=["exited", "created", "runs", "watched"],
+)
+def test_nothing_is_told_of_one_that_lives_or_has_ended_as_it_should(exits: Path, tmp_path: Path, state: Any) -> None:
+    lifecycle.bury(ended(tmp_path, **state))
+    assert list(exits.iterdir()) == [] and not (tmp_path / "namespace").exists()
+
+
+def test_an_address_that_was_not_given_back_is_asked_for_once_more(sandbox: Host) -> None:
+    register(sandbox)
+    power_cut(sandbox)
+    sandbox.fail(f"start {NAMES.agent}", "Error: IPAM error: requested ip address is already allocated")
+    assert run(sandbox, "start").stdout == "demo: started\n"
+    power_cut(sandbox)
+    sandbox.fail(f"start {NAMES.agent}", "Error: out of order")
+    done = run(sandbox, "start")
+    assert (done.returncode, done.stderr) == (1, "demo: podman start failed (125): out of order\n")
 
 
 def belongings(host: Host) -> set[str]:
