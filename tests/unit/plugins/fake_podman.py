@@ -55,6 +55,7 @@ class FakePodman:
         self.directory = directory
         self.state = state
         self.stdin = b""
+        self.args: List[str] = []
 
     def path(self, *parts: str) -> str:
         return os.path.join(self.directory, *parts)
@@ -80,7 +81,10 @@ class FakePodman:
             "ImageName": "localhost/image:" + words[0][:6],
             "State": {"Status": "created", "Pid": 0, "ExitCode": 0, "StartedAt": NEVER},
             "OCIConfigPath": self.path("oci-" + name),
-            "Config": {"Labels": dict(label.split("=", 1) for label in flags.get("--label", []))},
+            "Config": {
+                "Labels": dict(label.split("=", 1) for label in flags.get("--label", [])),
+                "CreateCommand": ["podman", *self.args],
+            },
             "HostConfig": {
                 "Privileged": False,
                 "ReadonlyRootfs": "--read-only" in flags,
@@ -294,6 +298,7 @@ class FakePodman:
         return chosen
 
     def call(self, args: List[str]) -> str:
+        self.args = args
         args = args[2:] if args[0] == "--runtime" else args
         command = args[0]
         words, flags = parse(args)

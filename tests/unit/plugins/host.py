@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +183,10 @@ def spec_of(role: str, **other: Any) -> ContainerSpec:
     return dataclasses.replace(spec, **other)
 
 
-def make_sandbox(host: Host, started: bool = True, policy: str = "version: 1\n") -> None:
-    """A whole sandbox as the roles make it: networks, volumes, sidecar with a policy, agent."""
+def make_sandbox(
+    host: Host, started: bool = True, policy: str = "version: 1\n", agent: Mapping[str, Any] | None = None
+) -> None:
+    """A whole sandbox as the roles make it: networks, volumes, sidecar with a policy, agent (described by *agent* too)."""
     podman = host.direct
     podman.ensure_internal_network(NAMES.network, NAMES.labels())
     podman.ensure_bridge_network("openshell", {"openshell.managed": "true"})
@@ -194,7 +196,7 @@ def make_sandbox(host: Host, started: bool = True, policy: str = "version: 1\n")
     config.mkdir()
     (config / "policy.yaml").write_text(policy)
     for role in ("proxy", "agent"):
-        spec = spec_of(role)
+        spec = spec_of(role, **(agent or {} if role == "agent" else {}))
         container_converge.create(podman, spec)
         if role == "proxy":
             podman.network_connect("openshell", spec.name)
