@@ -266,3 +266,36 @@ async def test_h2c_is_refused_where_requests_are_judged(world: World, seen: Seen
     await client.send(head(there.port, "Connection: Upgrade", "Upgrade: h2c", method="GET"))
     got = await client.response()
     assert (got.status, got.json["error"], there.connections) == (403, "unsupported_l7_protocol", 0)
+
+
+@pytest.mark.parametrize("more", [(), ("Connection: close",)], ids=["keep-alive", "close"])
+async def test_a_body_cut_short_is_not_judged(world: World, seen: Seen, more: tuple[str, ...]) -> None:
+    there = await world.origin(seen)
+    await world.start(rpc(there.port, "*"))
+    client = await world.client()
+    await client.send(head(there.port, "Content-Length: 100", *more) + call("a"))
+    client.writer.write_eof()
+    with pytest.raises(ConnectionResetError):
+        await client.ended()
+    assert there.connections == 0
+
+
+async def test_ambiguous_framing_is_answered_before_a_body_is_read(world: World, seen: Seen) -> None:
+    there = await world.origin(seen)
+    await world.start(rpc(there.port, "*"))
+    client = await world.client()
+    await client.send(head(there.port, "Content-Length: 5", "Transfer-Encoding: chunked"))
+    got = await client.response()
+    assert (got.status, got.json["error"], there.connections) == (400, "invalid_request", 0)
+
+
+async def test_who_does_not_ask_for_leave_is_given_none(world: World, seen: Seen) -> None:
+    there = await world.origin(seen)
+    await world.start(rpc(there.port, "*"))
+    client = await world.client()
+    assert world.sidecar is not None
+    await client.send(head(there.port, f"Content-Length: {len(call('a'))}"))
+    while not len(world.sidecar.pipeline.under_way):
+        await asyncio.sleep(0)  # until the head has been read and the body is waited for
+    await client.send(call("a"))
+    assert (await client.response()).status == 200
