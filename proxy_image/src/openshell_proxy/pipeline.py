@@ -63,8 +63,7 @@ class Generation:
 class Pipeline:
     """Judges intents under the generation of the moment and carries out what is allowed.
 
-    A request is judged by the generation that is in force when its head is complete: from there to the decision nothing
-    waits.
+    A request is judged by the generation that is in force when its head is complete, or its body where that is judged too.
     """
 
     def __init__(self, generation: Generation, guard: Guard, audit: Audit, limits: Limits) -> None:
@@ -116,6 +115,14 @@ class Pipeline:
             return policy.decide(intent)
         return await asyncio.get_running_loop().run_in_executor(self._thread, policy.decide, intent)
 
+    async def _decide_now(self, intent: Intent) -> Decision:
+        """What the policy says that is in force afterwards too."""
+        while True:
+            policy = self.generation.policy
+            decision = await self.decide(policy, intent)
+            if policy is self.generation.policy:
+                return decision
+
     async def admit(
         self, intent: Intent, event: Event, body: ReadBody | None = None, named: Named | None = None
     ) -> tuple[Decision, tuple[str, ...]]:
@@ -124,11 +131,11 @@ class Pipeline:
         *body* reads the request's body, up to a limit, where the policy needs it for a decision; without it that is a
         refusal. *named* are the request's fields, lower-case name → values.
         """
-        decision = await self.decide(self.generation.policy, intent)
+        decision = await self._decide_now(intent)
         if decision.body_limit and not decision.allowed and intent.request is not None and body is not None:
             read = await body(decision.body_limit)
             intent = dataclasses.replace(intent, request=dataclasses.replace(intent.request, body=read))
-            decision = await self.decide(self.generation.policy, intent)
+            decision = await self._decide_now(intent)
         if named is not None and decision.allowed and decision.inspects:
             intent, decision = self._as_overridden(intent, decision, named)
         event.decided(decision)

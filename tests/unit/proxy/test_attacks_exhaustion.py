@@ -154,33 +154,61 @@ def test_equal_keys_of_a_query_cost_no_more_than_different_ones() -> None:
     assert seconds("k=v&" * many) < 2 * seconds(different) + 0.1
 
 
+@contextlib.contextmanager
+def slow_judge(world: World) -> Iterator[tuple[asyncio.Event, threading.Event]]:
+    """Decisions about bodies wait for the second event; the first one tells that one does."""
+    assert world.sidecar is not None
+    kind = type(world.sidecar.pipeline.generation.policy)
+    begun, go_on = asyncio.Event(), threading.Event()
+    decide, loop = kind.decide, asyncio.get_running_loop()
+
+    def slowly(self: Policy, intent: Intent) -> Decision:
+        if intent.request is not None and intent.request.body:
+            loop.call_soon_threadsafe(begun.set)
+            go_on.wait(SECONDS)
+        return decide(self, intent)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "decide", slowly)
+        yield begun, go_on
+
+
+def long_document(port: int) -> bytes:
+    body = json.dumps({"query": "{" + "a " * 500 + "}"}).encode()
+    place = f"{HOST}:{port}"
+    head = f"POST http://{place}/graphql HTTP/1.1\r\nHost: {place}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
 async def test_a_document_that_takes_long_to_parse_holds_nobody_up(world: World) -> None:
     """20,000 tokens take the parser some 100 ms; another request is answered meanwhile."""
     there = await world.origin(hello)
     await world.start(rest(there.port, path="/rest"), rest(there.port, path="/graphql", protocol="graphql"))
     slow, quick = await world.client(), await world.client()
-    body = json.dumps({"query": "{" + "a " * 9_000 + "}"}).encode()
     place = f"{HOST}:{there.port}"
-    head = f"POST http://{place}/graphql HTTP/1.1\r\nHost: {place}\r\nContent-Length: {len(body)}\r\n\r\n"
-    assert world.sidecar is not None
-    policy = world.sidecar.pipeline.generation.policy
-    judged, done = asyncio.Event(), threading.Event()
-    decide, loop = type(policy).decide, asyncio.get_running_loop()
-
-    def slowly(self: Policy, intent: Intent) -> Decision:
-        if intent.request is not None and intent.request.body:
-            loop.call_soon_threadsafe(judged.set)
-            done.wait(SECONDS)
-        return decide(self, intent)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(policy), "decide", slowly)
-        await slow.send(head.encode() + body)
-        await asyncio.wait_for(judged.wait(), SECONDS)
+    with slow_judge(world) as (begun, go_on):
+        await slow.send(long_document(there.port))
+        await asyncio.wait_for(begun.wait(), SECONDS)
         await quick.send(f"GET http://{place}/rest HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
         assert (await quick.response()).status == 200
-        done.set()
+        go_on.set()
         assert (await slow.response()).status == 200
+
+
+async def test_a_policy_that_comes_while_a_document_is_parsed_has_the_last_word(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port, protocol="graphql"))
+    client = await world.client()
+    with slow_judge(world) as (begun, go_on):
+        await client.send(long_document(there.port))
+        await asyncio.wait_for(begun.wait(), SECONDS)
+        rules = [{"allow": {"operation_type": "mutation"}}]
+        world.reload(
+            {key: value for key, value in rest(there.port, protocol="graphql", rules=rules).items() if key != "access"}
+        )
+        go_on.set()
+        assert (await client.response()).status == 403
+    assert there.connections == 0
 
 
 async def test_where_memory_is_scarce_nobody_is_let_in_until_it_is_not(world: World) -> None:
