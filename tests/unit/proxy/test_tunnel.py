@@ -134,6 +134,21 @@ async def test_an_unknown_protocol_is_refused_where_requests_are_inspected(world
     assert there.connections == 0
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_client_that_speaks_nothing_but_http2_is_told_so(world: World, tls: bool) -> None:
+    """The origin speaks HTTP/1.1 alone. gRPC and curl repeat what they get in place of a frame."""
+    there = await world.origin(hello, tls=tls)
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port, tls=tls)
+    await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    got = await client.response()
+    assert (got.status, got.json["error"]) == (403, "unsupported_l7_protocol")
+    assert "HTTP/1.1" in got.json["detail"]
+    assert any(
+        one.get("action_id") == 2 and "HTTP/1.1" in str(one.get("status_detail")) for one in await world.events()
+    )
+
+
 async def test_tls_skip_shows_the_client_the_origins_own_certificate(world: World) -> None:
     there = await world.origin(hello, tls=True)
     await world.start({"host": HOST, "port": there.port, "tls": "skip"})

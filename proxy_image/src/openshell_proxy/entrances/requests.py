@@ -27,6 +27,7 @@ from openshell_proxy.relay.stream import Deadline, HeadTooLarge, Stream
 from openshell_proxy.relay.upstream import Origin
 
 LINGER_SECONDS = 2.0
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\n"  # as far as it looks like a head (RFC 9113, 3.4)
 VIA = (b"Via", b"1.1 openshell-sandbox")
 
 Locate = Callable[[RequestHead], tuple[Origin, str]]
@@ -200,6 +201,11 @@ class Requests:
             if block is None:
                 return None
             self.head_size = len(block)
+            if block == HTTP2_PREFACE:
+                detail = (
+                    "HTTP/2 cannot be spoken here: the destination does not, or requests are judged over HTTP/1.1 only"
+                )
+                raise self._bad(403, "unsupported_l7_protocol", detail)
             return parse_request_head(block, self.pipeline.limits.headers)
         except HeadTooLarge:
             detail = f"the request's head is larger than {self.head_limit} bytes"
