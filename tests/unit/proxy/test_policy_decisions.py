@@ -10,7 +10,16 @@ import json
 from typing import Any
 
 import pytest
-from openshell_proxy.policy import Decision, Intent, Policy, Request, canonical_path, load_policy, parse_query
+from openshell_proxy.policy import (
+    Decision,
+    Intent,
+    Policy,
+    Request,
+    TargetError,
+    canonical_path,
+    load_policy,
+    parse_query,
+)
 from openshell_proxy.policy.engine import _REMEMBERED
 
 HOST = "api.example.com"
@@ -176,6 +185,36 @@ def test_an_encoded_slash_needs_an_endpoint_that_keeps_it() -> None:  # trap 9
     policy = load(rest(path="/a/**", access="full", allow_encoded_slash=True), rest(path="/b/**", access="full"))
     assert allows(policy, "GET", "/a/x%2Fy")
     assert not allows(policy, "GET", "/b/x%2Fy")
+
+
+def test_an_endpoint_that_looks_at_nothing_keeps_no_slash_for_one_that_does() -> None:
+    policy = load(rest(access="full"), {"host": HOST, "port": 443, "allow_encoded_slash": True})
+    assert not allows(policy, "GET", "/a%2Fb")
+    assert allows(policy, "GET", "/a")
+
+
+def test_a_broader_endpoints_rule_allows_what_a_narrower_one_governs() -> None:  # spec 1.13: one of them must
+    narrow = rest(path="/a/**", rules=[allow(method="GET", path="/a/**")], request_body_credential_rewrite=True)
+    policy = load(narrow, rest(access="full", deny_rules=[{"method": "DELETE", "path": "**"}]))
+    found = ask(policy, "POST", "/a/x")
+    assert found.allowed
+    assert found.credentials.body_rewrite  # the narrower one still says how it is treated
+    assert not ask(policy, "POST", "/b").credentials.body_rewrite
+    assert not allows(policy, "DELETE", "/a/x")
+
+
+@pytest.mark.parametrize("target", ["/a%7f", "/a%00", "/a%0A", "/a\x7f", "/a\n"])
+def test_control_bytes_in_a_target(target: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        canonical_path(target, allow_encoded_slash=True)
+    assert caught.value.code == "null_or_control_byte"
+
+
+@pytest.mark.parametrize("target", ["a", "*", "http:/a", "mailto:a@b"])
+def test_a_target_that_is_no_path(target: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        canonical_path(target)
+    assert caught.value.code == "malformed_target"
 
 
 def test_what_the_guard_needs_of_the_connection() -> None:  # trap 12
