@@ -217,6 +217,13 @@ def test_a_target_that_is_no_path(target: str) -> None:
     assert caught.value.code == "malformed_target"
 
 
+def test_hosts_that_share_a_domain_but_never_a_name_may_differ() -> None:
+    pairs = [("api-*.example.com", "web-*.example.com"), ("*.example.com", "a.b.example.com"), ("*.a.com", "*.b.com")]
+    for one, other in pairs:
+        policy = load({"host": one, "port": 443, "tls": "skip"}, {"host": other, "port": 443})
+        assert len(policy.document.endpoints) == 2
+
+
 def test_what_the_guard_needs_of_the_connection() -> None:  # trap 12
     policy = load({"host": HOST, "port": 1}, {"host": "*.example.com", "port": 2},
                   {"host": HOST, "port": 3, "allowed_ips": ["::ffff:10.1.0.0/112"], "tls": "skip"})  # fmt: skip

@@ -324,3 +324,25 @@ async def test_an_origin_that_is_not_there_ends_the_tunnel_of_a_silent_client(wo
     told = (await world.events())[-2]
     assert told["action_id"] == 2
     assert str(told["status_detail"]).startswith(f"{HOST}:{there.port} is unreachable: ")
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("https://{host}:{port}/a", 200),
+        ("https://other.test:{port}/a", 421),
+        ("https://{host}/a", 421),
+        ("http://{host}:{port}/a", 421),
+        ("ftp://{host}:{port}/a", 421),
+        ("a", 400),
+    ],
+)
+async def test_an_absolute_target_within_a_tunnel_is_for_its_host(world: World, target: str, status: int) -> None:
+    there = await world.origin(hello, tls=True)
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port)
+    line = target.format(host=HOST, port=there.port)
+    await client.send(f"GET {line} HTTP/1.1\r\nHost: {HOST}:{there.port}\r\n\r\n".encode())
+    got = await client.response()
+    assert got.status == status
+    assert status != 200 or got.body == b"GET /a HTTP/1.1|"
