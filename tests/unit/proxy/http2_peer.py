@@ -15,7 +15,7 @@ from typing import Any
 
 from h2 import events
 from h2.config import H2Configuration
-from loopback import HOST, SECONDS, World, rest
+from loopback import HOST, SECONDS, Client, World, rest
 from openshell_proxy.relay.http2 import Core
 from openshell_proxy.settings import Limits
 
@@ -26,14 +26,15 @@ class Peer:
     """One end of an HTTP/2 connection that says what it is told to, right or wrong."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: bool, window: int = 65_535
-    ) -> None:
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: bool, window: int = 65_535,
+        streams: int = 100,
+    ) -> None:  # fmt: skip
         self.reader, self.writer = reader, writer
         config = H2Configuration(client_side=client, validate_outbound_headers=False, normalize_outbound_headers=False)
         self.core = Core(config)  # which goes on after a GOAWAY
         self.core.initiate_connection()
-        if window != 65_535:
-            self.core.update_settings({4: window})
+        if (window, streams) != (65_535, 100):
+            self.core.update_settings({4: window, 3: streams})
         self.heads: dict[int, list[dict[bytes, bytes]]] = {}
         self.fields: dict[int, list[tuple[bytes, bytes]]] = {}  # of the last head, as they came
         self.trailers: dict[int, dict[bytes, bytes]] = {}
@@ -114,11 +115,13 @@ class Peer:
 Serve = Callable[[Peer, int], Awaitable[None]]
 
 
-def origin_of(serve: Serve, peers: list[Peer] | None = None, window: int = 65_535) -> Callable[..., Awaitable[None]]:
+def origin_of(
+    serve: Serve, peers: list[Peer] | None = None, window: int = 65_535, streams: int = 100
+) -> Callable[..., Awaitable[None]]:
     """A handler that speaks HTTP/2 and has each request, once its head is there, served by *serve*."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = Peer(reader, writer, client=False, window=window)
+        peer = Peer(reader, writer, client=False, window=window, streams=streams)
         if peers is not None:
             peers.append(peer)
         seen: set[int] = set()
@@ -158,18 +161,22 @@ class Two:
     world: World
 
     async def start(
-        self, serve: Serve = echo, peers: list[Peer] | None = None, window: int = 65_535, **policy: Any
-    ) -> int:
-        made = await self.world.origin(origin_of(serve, peers, window), tls=["h2", "http/1.1"])
+        self, serve: Serve = echo, peers: list[Peer] | None = None, window: int = 65_535, streams: int = 100,
+        **policy: Any,
+    ) -> int:  # fmt: skip
+        made = await self.world.origin(origin_of(serve, peers, window, streams), tls=["h2", "http/1.1"])
         self.there = made
         await self.world.start(rest(made.port, **policy))
         return made.port
 
     async def peer(self, port: int, alpn: tuple[str, ...] = ("h2",)) -> Peer:
-        client = await self.world.tunnel(port, tls=False)
+        return await self.speak(await self.world.tunnel(port, tls=False), HOST, alpn)
+
+    async def speak(self, client: Client, name: str, alpn: tuple[str, ...] = ("h2",)) -> Peer:
+        """HTTP/2 on a connection that leads to *name*."""
         context = ssl.create_default_context(cafile=self.world.directory / "tls/ca.pem")
         context.set_alpn_protocols(list(alpn))
-        await client.start_tls(context, HOST)
+        await client.start_tls(context, name)
         assert client.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
         return Peer(client.reader, client.writer, client=True)
 

@@ -18,7 +18,18 @@ from h2.errors import ErrorCodes
 from hpack import NeverIndexedHeaderTuple
 from http2_peer import Peer, Serve, Two, fill, head
 from loopback import HOST, SECONDS
-from test_credentials import AWS, CANONICAL, RANDOM, SECRET, VALUE, TokenEndpoint, oauth, resigned, write_secrets
+from test_credentials import (
+    AWS,
+    CANONICAL,
+    RANDOM,
+    SECRET,
+    VALUE,
+    TokenEndpoint,
+    oauth,
+    resigned,
+    selling,
+    write_secrets,
+)
 
 JSON = (b"content-type", b"application/json")
 SHORT = {"name": "KEY", "value": VALUE, "hosts": [HOST], "header": "X-Key"}  # its placeholder is longer than itself
@@ -370,3 +381,19 @@ async def test_a_request_to_aws_is_signed_anew(asked: Asked, told: bool) -> None
     got["host"] = got[":authority"]
     line = f"PUT {got[':path']} HTTP/1.1"
     resigned(line, got, asked.port, "bedrock", got["x-amz-content-sha256"])
+
+
+async def test_a_client_that_renews_a_token_of_ours_is_answered_here(two: Two) -> None:
+    """The place is asked by nobody but us, and what buys the token does not come back."""
+    endpoint, sold, _, _ = await selling(two.world)
+    client = await two.world.client()
+    await client.send(f"CONNECT localhost:{sold} HTTP/1.1\r\nHost: localhost:{sold}\r\n\r\n".encode())
+    assert (await client.head())[0] == 200
+    peer = await two.speak(client, "localhost")
+    form = (b"content-type", b"application/x-www-form-urlencoded")
+    stream = peer.ask(head(sold, b"/token", b"POST", form, authority=f"localhost:{sold}".encode()), end=False)
+    await peer.send(stream, f"grant_type=refresh_token&refresh_token={CANONICAL}".encode())
+    await peer.over(stream)
+    assert peer.heads[stream][0][b":status"] == b"200"
+    assert peer.json(stream)["access_token"] == CANONICAL
+    assert [form["refresh_token"] for form in endpoint.asked] == ["refresh-secret"]

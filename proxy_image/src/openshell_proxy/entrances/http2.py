@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from h2.exceptions import H2Error
 
 from openshell_proxy.audit import Event
 from openshell_proxy.entrances.authority_form import parse_authority, render_host
-from openshell_proxy.entrances.requests import judged
+from openshell_proxy.entrances.requests import LINGER_SECONDS, judged
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.refusal import Refusal, header_text
 from openshell_proxy.relay.exchange import Broken
@@ -119,7 +120,7 @@ class ClientConnection(Endpoint):
             if not side.closed:
                 side.reset(ErrorCodes.NO_ERROR)  # answered before it was asked to the end (RFC 9113, 8.1)
         except Refusal as refusal:
-            self._refuse(side, head, refusal)
+            await self._refuse(side, head, refusal)
         except Broken:
             side.reset(ErrorCodes.CANCEL)  # where the destination's reset has not been passed on already
         except asyncio.CancelledError:
@@ -164,25 +165,35 @@ class ClientConnection(Endpoint):
         except Refusal:
             return False
 
-    def _refuse(self, side: Side, head: Head, refusal: Refusal) -> None:
-        """Answer on this stream alone; a gRPC client is told in the words that its caller sees (trailers only)."""
-        status = (b":status", str(refusal.status).encode())
-        policy = [(b"x-openshell-policy", header_text(refusal.policy).encode("ascii"))] if refusal.policy else []
+    async def _refuse(self, side: Side, head: Head, refusal: Refusal) -> None:
+        """Answer on this stream alone, and do not wait for ever for a client that does not take it."""
+        sent = asyncio.Event()
+        side.on_sent = sent.set
+        self._answer(side, head, refusal)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(sent.wait(), LINGER_SECONDS)
+        side.reset(ErrorCodes.NO_ERROR)  # of what it still sends nothing is wanted
+
+    def _answer(self, side: Side, head: Head, refusal: Refusal) -> None:
+        """A gRPC client is told in the words that its caller sees (trailers only)."""
+        start = [(b":status", str(refusal.status).encode())]
+        if refusal.policy:
+            start.append((b"x-openshell-policy", header_text(refusal.policy).encode("ascii")))
+        if refusal.retry_after:
+            start.append((b"retry-after", str(refusal.retry_after).encode()))
         if (head.value(b"content-type") or b"").startswith(b"application/grpc"):
             code = str(_GRPC_STATUS.get(refusal.status, 13)).encode()
             message = quote(f"{refusal.code}: {refusal.detail}", safe=" !#$&'()*+,/:;=?@[]").encode()
             grpc = [(b"content-type", b"application/grpc"), (b"grpc-status", code), (b"grpc-message", message)]
-            side.send_head([status, *policy, *grpc], end=True)
+            side.send_head([*start, *grpc], end=True)
         else:
             body = refusal.body()
             fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
             empty = head.pseudo[b":method"] == b"HEAD"
-            side.send_head([status, *policy, *fields], end=empty)
+            side.send_head([*start, *fields], end=empty)
             if not empty:
                 side.send(body)
                 side.finish()
-        if not side.got_end and not side.queue:
-            side.reset(ErrorCodes.NO_ERROR)
 
 
 def _cancel(task: asyncio.Task[None], _code: int | None) -> None:

@@ -113,9 +113,9 @@ class StreamExchange:
     def _untouched(self, upstream: Side, code: int | None) -> bool:
         """Whether nothing has come of the request, by the destination's word or because repeating it is safe.
 
-        And whether all that came of its body is still there to be sent once more.
+        And whether all that came of its body is still there to be sent once more, as long as nothing is answered.
         """
-        if self.answered or self.client.kept is None:
+        if self.client.kept is None:
             return False
         lost = code is None and not upstream.sent and self.method in REPEATABLE
         return lost or code == ErrorCodes.REFUSED_STREAM
