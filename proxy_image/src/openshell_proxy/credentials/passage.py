@@ -186,6 +186,8 @@ class Passage:
         if echoes.within(b"\n".join([reason, *[value for _, value in fields]])):  # one search for all of them
             fields = [(name, echoes.masked(value)) for name, value in fields]
             reason = echoes.masked(reason)
+        if any(kind.startswith(b"application/grpc") for kind in head.values(b"content-type")):
+            echoes = echoes.fitted()  # each message tells its length
         told = [*head.members(b"content-encoding"), *(b"grpc " + one for one in head.members(b"grpc-encoding"))]
         codings = [coding for coding in told if coding.removeprefix(b"grpc ") != b"identity"]
         if not codings or self._method == "HEAD" or head.status in _NO_CONTENT:

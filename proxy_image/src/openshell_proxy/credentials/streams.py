@@ -162,7 +162,7 @@ def is_json(text: bytes) -> bool:
 class Echoes:
     """What a destination could answer with that the agent must not see; *known* maps each to what it sees instead."""
 
-    __slots__ = ("_probes", "known", "pattern", "same_length")
+    __slots__ = ("_fitted", "_probes", "known", "pattern", "same_length")
 
     def __init__(self, known: Mapping[bytes, bytes]) -> None:
         listed = sorted(known, key=len, reverse=True)
@@ -173,6 +173,13 @@ class Echoes:
             if not self._probes or not one.startswith(self._probes[-1]):
                 self._probes.append(one)
         self.same_length = all(len(old) == len(new) for old, new in known.items())
+        self._fitted: Echoes | None = self if self.same_length else None
+
+    def fitted(self) -> Echoes:
+        """The same for content that tells its length: what stands there instead is as long."""
+        if self._fitted is None:
+            self._fitted = Echoes({old: new[: len(old)].ljust(len(old), b"*") for old, new in self.known.items()})
+        return self._fitted
 
     def seen(self, match: re.Match[bytes]) -> bytes:
         return self.known[match[0]]
