@@ -72,6 +72,8 @@ async def test_a_method_that_a_header_names_is_judged_too(two: Two) -> None:
         ({"path": b"/%zz"}, b"400"),
         ({"path": b"/%2e%2e/x"}, b"400"),
         ({"path": b"*"}, b"400"),
+        ({"path": b""}, b"400"),
+        ({"path": b"https://other.test/x"}, b"400"),
     ],
 )
 async def test_a_head_that_is_not_for_this_tunnel_is_refused(two: Two, change: dict[str, bytes], status: bytes) -> None:
@@ -156,6 +158,17 @@ async def test_a_request_body_of_the_wrong_length_never_ends_well(two: Two, body
     await peer.over(stream)
     assert peer.resets == {stream: ErrorCodes.PROTOCOL_ERROR}
     assert all(not one.ended for one in done)
+
+
+async def test_a_body_that_is_too_long_is_refused_before_its_end(two: Two) -> None:
+    there: list[Peer] = []
+    port = await two.start(peers=there)
+    peer = await two.peer(port)
+    stream = peer.ask(head(port, b"/", b"POST", (b"content-length", b"5")), end=False)
+    await peer.send(stream, b"12345", end=False)
+    await peer.send(stream, b"6", end=False)
+    await peer.over(stream)
+    assert peer.resets == {stream: ErrorCodes.PROTOCOL_ERROR}
 
 
 @pytest.mark.parametrize("trailers", [False, True])

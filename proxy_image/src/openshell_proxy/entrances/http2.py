@@ -155,7 +155,7 @@ class ClientConnection(Endpoint):
         if head.pseudo[b":scheme"] != b"https":
             raise Refusal(400, "invalid_request", "the scheme of a request over TLS is https")
         target = head.pseudo[b":path"].decode("latin-1")
-        if target == "*" or not target.startswith("/"):
+        if not target.startswith("/"):
             raise Refusal(400, "invalid_request_target", "the request target is not a path")
         return in_http1(head, method, target, render_host(self.origin.host, self.origin.port, 443), side.bare)
 
