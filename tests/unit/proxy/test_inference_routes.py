@@ -14,6 +14,7 @@ from openshell_proxy.inference.errors import CallRefusal, error_body, no_call, n
 from openshell_proxy.inference.patterns import PATTERNS, detect
 from openshell_proxy.inference.request import forwarded, prepare, read_call, rewritten_body
 from openshell_proxy.inference.routes import PROVIDERS, Route, Routes, backend_url, call_url
+from openshell_proxy.inference.usage import MAX_LINE, EventLines, Usage
 from openshell_proxy.relay.http1 import parse_request_head
 from openshell_proxy.relay.upstream import Origin
 
@@ -191,3 +192,43 @@ def test_errors_in_the_words_of_each_api() -> None:
     assert error_body("aws", 400, "c", "t") == {"message": "t"}
     assert stream_error("anthropic", "a\n\nb").startswith(b"\nevent: error\ndata: {")
     assert stream_error("openai", "a\n\nb").count(b"\n") == 3, "a text must not end the event before its time"
+
+
+@pytest.mark.parametrize(
+    ("answer", "tokens"),
+    [
+        ({"usage": {"prompt_tokens": 3, "completion_tokens": 4}}, (3, 4)),
+        ({"usage": {"prompt_tokens": 3, "total_tokens": 3}}, (3, None)),
+        ({"type": "response.completed", "response": {"usage": {"input_tokens": 5, "output_tokens": 6}}}, (5, 6)),
+        ({"type": "message_start", "message": {"usage": {"input_tokens": 7, "output_tokens": 0}}}, (7, 0)),
+        ({"usage": None}, (None, None)),
+        ({"usage": {"prompt_tokens": "3", "completion_tokens": True}}, (None, None)),
+        ({"usage": {"prompt_tokens": -1, "completion_tokens": 10**30}}, (None, None)),
+        ([{"usage": {"prompt_tokens": 3}}], (None, None)),
+    ],
+    ids=["chat", "embeddings", "responses", "messages", "none", "types", "numbers", "list"],
+)
+def test_tokens_in_every_shape(answer: Any, tokens: tuple[int | None, int | None]) -> None:
+    usage = Usage()
+    usage.read(json.dumps(answer).encode())
+    assert (usage.input, usage.output) == tokens
+    usage.read(b'{"usage": ' + b"[" * 100_000)
+    assert (usage.input, usage.output) == tokens
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["lf", "crlf", "cr"])
+def test_events_pass_unchanged_in_whole_lines(size: int, end: bytes) -> None:
+    stream = (b"event: a" + end + b'data: {"usage": {"input_tokens": 9}}' + end + end) * 3 + b"data: no end"
+    usage = Usage()
+    lines = EventLines(usage)
+    passed = [lines.feed(stream[at : at + size]) for at in range(0, len(stream), size)]
+    assert all(not piece or piece[-1:] in b"\r\n" for piece in passed)
+    assert b"".join(passed) + lines.end() == stream
+    assert usage.input == 9
+
+
+def test_a_line_that_never_ends_is_not_held_for_ever() -> None:
+    lines = EventLines(Usage())
+    assert lines.feed(b"x" * MAX_LINE) == b""
+    assert lines.feed(b"y") == b"x" * MAX_LINE + b"y"
