@@ -185,6 +185,22 @@ async def test_no_compatible_route(world: World) -> None:
     assert "no compatible route" in response.json["error"]["message"]
 
 
+async def test_after_an_error_the_connection_carries_another_call(world: World) -> None:
+    """Where the call was read to its end; what is no call at all ends the connection."""
+    _, seen = await start(world)
+    client = await local(world)
+    for path, body, status in (("/v1/messages", BODY, 400), (CHAT, b"no json", 400), (CHAT, BODY, 200)):
+        await client.send(call(path, body))
+        response = await client.response()
+        assert response.status == status and "connection" not in response.headers
+    assert len(seen) == 1
+    await client.send(call(CHAT, BODY, "Connection: close"))
+    assert (await client.response()).status == 200
+    assert await client.ended() == b""
+    refused = [one["http_response"]["code"] for one in await lines(world) if one["action_id"] == 2]
+    assert refused == [400, 400]
+
+
 async def test_another_host_than_inference_local_is_not_served_within(world: World) -> None:
     await start(world)
     client = await local(world)
@@ -615,8 +631,8 @@ async def test_a_destination_that_is_not_there_or_not_trusted(world: World) -> N
     plain = await world.origin(hello)
     write_routes(world, route(nobody), route(plain, name="plain"))
     await world.start(limits=Limits(handshake=0.5))
+    client = await local(world)
     for model in ("main", "plain"):
-        client = await local(world)
         await client.send(call(body=b'{"model": "%b"}' % model.encode()))
         response = await client.response()
         assert response.status == 503 and "is unreachable" in response.json["error"]["message"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from openshell_proxy.audit import Event, redacted
@@ -24,7 +25,7 @@ from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.policy import TargetError, canonical_path
 from openshell_proxy.refusal import REASONS, Refusal
 from openshell_proxy.relay.exchange import Broken
-from openshell_proxy.relay.http1 import RequestHead, render_head
+from openshell_proxy.relay.http1 import Header, RequestHead, render_head
 from openshell_proxy.relay.stream import Stream
 
 CALL = 262_144  # bytes that a call is taken to hold without its body: what waits in buffers
@@ -39,11 +40,13 @@ class InferenceRequests(Requests):
 
     def __init__(self, pipeline: Pipeline, client: Stream) -> None:
         super().__init__(pipeline, client, "inference", within_tunnel(INFERENCE), INFERENCE)
+        self.asked_whole = False  # whether the request at hand was read to its end, so that a next one may follow
 
     async def _one(self, head: RequestHead) -> bool:
         event = Event("inference", False, INFERENCE.host, INFERENCE.port, head.method, "", engine="inference")
         event.bytes_out = self.head_size
         self.client.half_close_ok = not head.persistent() or self.client.ended
+        self.asked_whole = False
         under_way = self.pipeline.under_way
         style: Style = "anthropic" if head.values(b"anthropic-version") else "openai"
         try:
@@ -52,7 +55,10 @@ class InferenceRequests(Requests):
         except Refusal as refusal:
             told = _in_style(refusal, style)
             event.refused(told)
-            raise told from None
+            if not self.asked_whole:
+                raise told from None
+            more = [(b"Retry-After", b"%d" % told.retry_after)] if told.retry_after else []
+            return await self._send(head, told.status, told.body(), more)
         except asyncio.CancelledError:
             event.reason = event.reason or "the client left before the answer was complete"
             if not under_way.expired(event):
@@ -75,9 +81,14 @@ class InferenceRequests(Requests):
         try:
             share.take(CALL)
             body = await read_body(self.client, head, pattern.style, share)
+            self.asked_whole = True
             event.bytes_out += len(body)
             if pattern is MODELS:
-                return await self._models(head, *models_answer(routes, path, style), event)
+                event.allowed = True
+                event.status, found = models_answer(routes, path, style)
+                answer = json.dumps(found).encode()
+                event.bytes_in += len(answer)
+                return await self._send(head, event.status, answer)
             target = f"{path}?{query}" if query else path
             return await self._call(head, pattern, target, body, routes, event, share)
         finally:
@@ -90,15 +101,12 @@ class InferenceRequests(Requests):
         except TargetError as error:
             raise Refusal(400, "invalid_request_target", f"the request target is refused: {error.code}") from None
 
-    async def _models(self, head: RequestHead, status: int, answer: dict[str, object], event: Event) -> bool:
-        event.allowed, event.status = True, status
+    async def _send(self, head: RequestHead, status: int, body: bytes, more: Sequence[Header] = ()) -> bool:
+        """Answer with JSON of our own; True when the connection can carry another request."""
         keep = head.minor == 1 and head.persistent() and not self.client.last
-        body = json.dumps(answer).encode()
-        fields = [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body))]
+        fields = [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body)), *more]
         fields += [] if keep else [(b"Connection", b"close")]
-        whole = render_head(f"HTTP/1.1 {status} {REASONS[status]}".encode("ascii"), fields) + body
-        event.bytes_in += len(whole)
-        self.client.write(whole)
+        self.client.write(render_head(f"HTTP/1.1 {status} {REASONS[status]}".encode("ascii"), fields) + body)
         await self.client.drain()
         return keep
 
