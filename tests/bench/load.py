@@ -124,17 +124,18 @@ def keep_alive(task: dict[str, Any]) -> dict[str, Any]:
     partial = dict.fromkeys(connections, b"")
     sent = dict.fromkeys(connections, clock())
     delays: list[float] = []
-    begin = clock() + task["warm_up"]
-    end = begin + task["seconds"]
-    cpu = own = None
+    begin, end = clock() + task["warm_up"], None
+    unserved = set(connections)  # a first answer may cost the proxy a connection to the origin: it is no part of this
+    cpu, own = 0.0, 0.0
     for sock in connections.values():
         sock.send(request)
     last = clock()
-    while (now := clock()) < end:
-        if cpu is None and now >= begin:
+    while end is None or clock() < end:
+        now = clock()
+        if end is None and not unserved and now >= begin:
             cpu, own = cpu_seconds(task["pids"]), time.process_time()
             delays.clear()
-            begin = now
+            begin, end = now, now + task["seconds"]
         ready = poll.poll(1.0)
         if ready:
             last = now
@@ -153,12 +154,11 @@ def keep_alive(task: dict[str, Any]) -> dict[str, Any]:
                 partial[number] = b""
                 now = clock()
                 delays.append(now - sent[number])
+                unserved.discard(number)
                 sent[number] = now
                 connections[number].send(request)
             else:
                 partial[number] = data
-    if cpu is None or own is None:
-        raise LoadError("no whole answer came in time")
     seconds = clock() - begin
     return summary(len(delays), seconds, delays, cpu_seconds(task["pids"]) - cpu, time.process_time() - own)
 

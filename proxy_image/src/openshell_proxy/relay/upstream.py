@@ -72,7 +72,7 @@ class Pool:
         self.dialer = dialer
         self.era = 0  # grows whenever trust or the way out changes
         self.sites = Sites()
-        self._idle: dict[Origin, list[UpstreamStream]] = {}
+        self._idle: dict[Origin, dict[UpstreamStream, None]] = {}  # the one kept last comes last
         self._kept = 0  # how many are idle, of all origins together
         self._sweep: asyncio.TimerHandle | None = None  # one for all: connections come and go with every request
 
@@ -166,7 +166,7 @@ class Pool:
         stream.pool, stream.on_lost = self, None
         loop = asyncio.get_running_loop()
         stream.idle_since = loop.time()
-        self._idle.setdefault(stream.origin, []).append(stream)
+        self._idle.setdefault(stream.origin, {})[stream] = None
         if self._sweep is None:
             self._sweep = loop.call_later(self.limits.pool_idle, self._drop_old)
 
@@ -195,9 +195,9 @@ class Pool:
 
     def _forget(self, stream: UpstreamStream) -> None:
         stream.pool = None
-        idle = self._idle.get(stream.origin, [])
+        idle = self._idle.get(stream.origin, {})
         if stream in idle:
-            idle.remove(stream)
+            del idle[stream]
             self._kept -= 1
         if not idle:
             self._idle.pop(stream.origin, None)
