@@ -186,7 +186,7 @@ class Echoes:
 
     def within(self, data: bytes) -> bool:
         """Whether there is any; plain searches tell that most answers hold none, much faster than the pattern does."""
-        return any(probe in data for probe in self._probes)
+        return any(map(data.__contains__, self._probes))
 
     def masked(self, data: bytes) -> bytes:
         """Bytes that are complete, a header's value or a whole head, as the agent may see them."""
@@ -203,9 +203,11 @@ class Mask(_Scanner):
         self._echoes = echoes
 
     def _run(self, data: bytes, last: bool) -> bytes:
+        if not data:
+            return b""
         if self._echoes.within(data):
             return super()._run(data, last)
-        hold = len(data) if last or not data else self._hold(data, 0)
+        hold = len(data) if last else self._hold(data, 0)
         self._buffer = data[hold:]
         return data[:hold]
 
