@@ -52,7 +52,11 @@ class Splicer:
         Splicer.alive += 1
         with contextlib.suppress(OSError):  # a user may have only so many large ones (pipe(7)); a small one works too
             fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self._watch_sink()
+        try:
+            self._watch_sink()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def waits_for_sink(self) -> bool:
