@@ -137,7 +137,9 @@ def load(identifier: str, directory: str = "") -> Provider:
     files = [os.path.join(where, f"{identifier}.yml") for where in _directories(directory)]
     file = next((one for one in files if _ID.fullmatch(identifier) and os.path.isfile(one)), "")
     if not file:
-        raise Refused(f"there is no provider '{identifier}'{_nearest(identifier, known(directory))}")
+        hint = _nearest(identifier, known(directory))
+        own = "" if directory or hint.endswith("?") else "; openshell_providers_path names a directory of your own ones"
+        raise Refused(f"there is no provider '{identifier}'{hint}{own}")
     try:
         with open(file, encoding="utf-8") as handle:
             content = yaml.safe_load(handle)
@@ -246,7 +248,7 @@ def policies(
     notices: List[str] = []
     for one in given:
         endpoints = []
-        for endpoint, _names in one.provider.endpoints:
+        for endpoint in [pair[0] for pair in one.provider.endpoints]:
             fitted = _fitted(endpoint, [other for other in own if _meet(endpoint, other)], default_enforcement)
             if fitted is None:
                 notices.append(

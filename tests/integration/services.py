@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.server
 import os
@@ -125,7 +126,7 @@ class UploadHandler(http.server.BaseHTTPRequestHandler):
         self.rfile.readline()
 
 
-def _https(handler: type[http.server.BaseHTTPRequestHandler], address: str, context: ssl.SSLContext) -> int:
+def https(handler: type[http.server.BaseHTTPRequestHandler], address: str, context: ssl.SSLContext) -> int:
     server = http.server.ThreadingHTTPServer((address, 0), handler)
     server.daemon_threads = True
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
@@ -133,20 +134,46 @@ def _https(handler: type[http.server.BaseHTTPRequestHandler], address: str, cont
     return int(server.server_address[1])
 
 
-def git(directory: Path, address: str, context: ssl.SSLContext) -> int:
-    """An empty repository ``pushed.git`` that anybody may push to; the port."""
+class TokenGitHandler(GitHandler):
+    """The same for who has ``token``, told as GitHub wants it."""
+
+    token: str
+
+    def _run(self, body: bytes) -> None:
+        told = base64.b64encode(f"x-access-token:{self.token}".encode()).decode()
+        if self.headers.get("Authorization") == f"Basic {told}":
+            return super()._run(body)
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="it"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return None
+
+
+def _repository(directory: Path) -> None:
     directory.mkdir()
     subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(directory / "pushed.git")], check=True)
-    return _https(type("Git", (GitHandler,), {"root": directory}), address, context)
+
+
+def git(directory: Path, address: str, context: ssl.SSLContext) -> int:
+    """An empty repository ``pushed.git`` that anybody may push to; the port."""
+    _repository(directory)
+    return https(type("Git", (GitHandler,), {"root": directory}), address, context)
+
+
+def token_git(directory: Path, address: str, context: ssl.SSLContext, token: str) -> int:
+    """The same repository for who has *token*; the port."""
+    _repository(directory)
+    return https(type("TokenGit", (TokenGitHandler,), {"root": directory, "token": token}), address, context)
 
 
 def events(address: str, context: ssl.SSLContext) -> int:
     seen = {number: threading.Event() for number in range(5)}
-    return _https(type("Events", (EventHandler,), {"seen": seen}), address, context)
+    return https(type("Events", (EventHandler,), {"seen": seen}), address, context)
 
 
 def uploads(address: str, context: ssl.SSLContext) -> int:
-    return _https(UploadHandler, address, context)
+    return https(UploadHandler, address, context)
 
 
 def websocket(address: str, context: ssl.SSLContext) -> int:

@@ -31,6 +31,7 @@ def test_the_installed_collection_works_from_another_directory(tmp_path: Path) -
     with tarfile.open(tarball) as archive:
         shipped = archive.getnames()
     assert {"proxy_image/Containerfile", "agent_image/Containerfile", "meta/runtime.yml"} <= set(shipped)
+    assert "roles/secrets/files/providers/github.yml" in shipped
     assert [one for one in shipped if NEVER_SHIPPED & set(one.split("/")) or one.startswith("playbooks/coll")] == []
 
     collections, elsewhere = tmp_path / "collections", tmp_path / "elsewhere"

@@ -172,6 +172,8 @@ def test_a_value_said_for_one_provider_holds_for_all_that_know_the_variable() ->
         ([1], "neither the id"),
         ([{"secrets": {}}], "neither the id"),
         (["githb"], "there is no provider 'githb'; did you mean 'github'?"),
+        (["forge-of-mine"], "; there are anthropic, "),
+        (["forge-of-mine"], "openshell_providers_path names a directory of your own"),
         (["../secrets/files/providers/github"], "there is no provider"),
         (["github", {"id": "github"}], "is there twice"),
         ([{"id": "github", "hosts": []}], "unknown key 'hosts'"),

@@ -949,6 +949,22 @@ async def test_the_token_endpoint_is_asked_where_the_placeholder_is_not_its_own(
         assert (await told_by_the_sidecar(world, sold, "application/json", body)).status == 200
 
 
+@pytest.mark.parametrize("other", ["static", "bought elsewhere"])
+async def test_only_its_own_secret_buys_at_a_token_endpoint(world: World, other: str) -> None:
+    endpoint = TokenEndpoint()
+    url = await endpoint.start(world)
+    own = oauth(url, "refresh_token") | {"header": "", "format": ""}
+    more = SECRET | {"name": "OTHER", "random": ""}
+    if other != "static":
+        more |= {"oauth": {"grant": "refresh_token", "token_url": url + "/other"}}
+    there, _ = await start(world, ok, own, more)
+    sold = int(url.rpartition(":")[2].partition("/")[0])
+    world.reload(rest(there.port), rest(sold, host="localhost"))
+    told = await told_by_the_sidecar(world, sold, *as_form(refresh_token="openshell:resolve:env:OTHER"))
+    assert told.json["access_token"] == "token-1-of-many"
+    assert endpoint.asked == [{"refresh_token": "openshell:resolve:env:OTHER"}]
+
+
 async def test_a_token_that_cannot_be_bought_is_said_to_the_client(world: World) -> None:
     endpoint, sold, _, _ = await selling(world)
     endpoint.status = "400 Bad Request"

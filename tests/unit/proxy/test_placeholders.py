@@ -405,7 +405,7 @@ def test_a_placeholder_encoded_twice_beside_one_that_is_replaced_is_refused() ->
         lambda told: "BASIC " + told + "=QUJD",
     ],
 )
-@pytest.mark.parametrize("user", ["us\u00ff\u00bf\u00bf\u00ffr~~~?", "ab", "abc", "a"])
+@pytest.mark.parametrize("user", ["us\u00ff\u00bf\u00bf\u00ffr~~~?", "a?~", "ab", "abc", "a"])
 def test_basic_that_only_a_lenient_server_reads_is_refused_where_it_holds_a_placeholder(
     change: object, user: str
 ) -> None:
