@@ -477,7 +477,7 @@ def test_what_counts_as_json(text: str, told: bool) -> None:
     assert is_json(text.encode()) is told
 
 
-LEAKED = "ghp_l3aked/t0ken+~'\u00fc"
+LEAKED = "ghp_l3aked/t0ken +~'\u00fc"
 STAND_IN = "ghp_St4ndInSt4ndInxxxx"
 
 
