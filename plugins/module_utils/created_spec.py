@@ -59,7 +59,7 @@ def _spec(
     def one(flag: str, default: str = "") -> str:
         return flags.get(flag, [default])[0]
 
-    network, _mark, ip = one("--network").partition(":ip=")
+    network, ip = one("--network").split(":ip=")
     return ContainerSpec(
         name=name,
         role=labels[LABEL_ROLE],

@@ -14,6 +14,7 @@ Source: OCI image specification 1.0, image layout, manifest, configuration.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -145,10 +146,9 @@ def shift_owners(source: Any, target: Any, uid_base: int) -> None:
     def inside(number: int) -> int:
         return number - uid_base if uid_base and uid_base <= number < uid_base + UID_RANGE else number
 
-    with (
-        tarfile.open(fileobj=source, mode="r|") as before,
-        tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as after,
-    ):
+    with contextlib.ExitStack() as stack:  # Python 3.8 knows no parentheses here
+        before = stack.enter_context(tarfile.open(fileobj=source, mode="r|"))
+        after = stack.enter_context(tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT))
         for member in before:
             member.uid, member.gid = inside(member.uid), inside(member.gid)
             member.uname = member.gname = ""

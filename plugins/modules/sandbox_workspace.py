@@ -79,10 +79,9 @@ def copy(podman: Podman, source: str, uid_base: int, target: str) -> None:
     take = [*podman.command(), "cp", f"{source}:{WORKSPACE}/.", "-"]
     give = [*podman.command(), "cp", "--archive=false", "-", f"{target}:{WORKSPACE}"]
     pipe = subprocess.PIPE
-    with (
-        subprocess.Popen(take, stdout=pipe, stderr=pipe) as taking,
-        subprocess.Popen(give, stdin=pipe, stderr=pipe) as giving,
-    ):
+    with contextlib.ExitStack() as stack:
+        taking = stack.enter_context(subprocess.Popen(take, stdout=pipe, stderr=pipe))
+        giving = stack.enter_context(subprocess.Popen(give, stdin=pipe, stderr=pipe))
         assert taking.stdout and taking.stderr and giving.stdin and giving.stderr
         broken = ""
         try:
