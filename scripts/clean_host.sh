@@ -4,14 +4,15 @@ set -uo pipefail
 bench=/var/tmp/openshell-bench # what make bench left, as root
 if [[ -e $bench ]]; then if [[ $(id -u) == 0 ]]; then rm -rf "$bench"; else sudo rm -rf "$bench"; fi; fi
 command -v podman >/dev/null || exit 0
-label=label=openshell.managed=true
 each() { # each REMOVE... : names on standard input
     local one
     while read -r one; do [[ -n $one ]] && "$@" "$one" >/dev/null; done
 }
-podman ps -aq --filter "$label" | each podman rm --force --ignore --time 2
-podman network ls -q --filter "$label" | each podman network rm --force
-podman volume ls -q --filter "$label" | each podman volume rm --force
+for label in label=openshell.managed=true label=openshell.testhost=true; do # hosts of Molecule scenarios too
+    podman ps -aq --filter "$label" | each podman rm --force --ignore --time 2
+    podman network ls -q --filter "$label" | each podman network rm --force
+    podman volume ls -q --filter "$label" | each podman volume rm --force
+done
 podman secret ls --format '{{.Name}}' | grep '^openshell-' | each podman secret rm
 podman images --format '{{.Repository}}:{{.Tag}}' | grep '^localhost/openshell-' | each podman rmi --force
 # What brings sandboxes back after a reboot, and the directory beside the store that it reads.

@@ -59,7 +59,8 @@ class _Strict(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Hashable, Any]:
         seen = set()
-        for key, _value in node.value:
+        for pair in node.value:
+            key = pair[0]
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value} is there twice", key.start_mark

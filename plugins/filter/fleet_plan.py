@@ -62,8 +62,8 @@ def fleet_plan(
 ) -> Dict[str, Any]:
     """See the documentation."""
     found = {one: _read(variables, one) for one in members}
-    problems = {one: problem for one, (_, _, problem) in found.items() if problem}
-    chosen = {one: host for one, (_, host, _) in found.items() if one in aimed or host in aimed}
+    problems = {one: read[2] for one, read in found.items() if read[2]}
+    chosen = {one: read[1] for one, read in found.items() if one in aimed or read[1] in aimed}
     hosts: Dict[str, List[str]] = {host: [] for host in more_hosts}
     for one, (name, host, problem) in found.items():
         if problem:

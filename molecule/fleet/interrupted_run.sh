@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Run fleet.yml and end sshd of HOST as soon as the run has done something there. Usage: interrupted_run.sh INVENTORY HOST
+# Prints the run's last words; its exit code is the run's, or 124 if that never came to HOST.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+inventory=$1 host=$2 log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+ANSIBLE_NOCOLOR=1 ansible-playbook --forks 10 --inventory "$inventory" playbooks/fleet.yml >"$log" 2>&1 &
+for ((tries = 0; tries < 1200; tries++)); do
+    sed -n '/^PLAY \[Bring every/,$p' "$log" | grep -q -- "-> $host" && break
+    sleep 0.1
+done
+podman exec "openshell-testhost-$host" pkill sshd
+wait $!
+rc=$?
+sed -n '/^Fleet: /,/^ok: /p' "$log" | grep -v '^ok: '
+((tries < 1200)) || exit 124
+exit $rc
