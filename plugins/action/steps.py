@@ -11,8 +11,10 @@ of this collection or ``set_fact``, with ``when``, ``register`` and ``no_log``. 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
+import re
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from ansible.errors import AnsibleActionFail
@@ -20,11 +22,13 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.loader import action_loader
 from ansible.utils.display import Display
-from ansible_collections.openshell.sandbox.plugins.module_utils.podman import new_memory
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, new_memory
 from ansible_collections.openshell.sandbox.plugins.plugin_utils.here import COLLECTION, HereAction
 
 Json = Dict[str, Any]
 
+NAME = re.compile(r"[a-z0-9-]{1,40}")
+EXECUTABLE = "openshell_podman_executable"
 SET_FACT = "ansible.builtin.set_fact"
 KEYWORDS = frozenset({"name", "when", "register", "no_log"})
 
@@ -60,20 +64,38 @@ class ActionModule(HereAction):
         look, go = (self._task.args.get(key) or [] for key in ("look", "go"))
         self.variables = self._role_variables([*look, *go], task_vars or {})
         self.variables["openshell_created"] = []
-        try:
-            self._judge_variables([*look, *go])
-            self._take(look)
-            went = self._holds(self._task.args.get("go_when", True))
-            self._take(go if went else [])
-        except StepFailed as failed:
-            return {**result, **self._failure(str(failed), failed.result.get("created"))}
-        except Exception as error:  # a template for example; what was made must be known whatever it is
-            return {**result, **self._failure(str(error), [])}
+        with self._alone():
+            try:
+                self._judge_variables([*look, *go])
+                self._take(look)
+                went = self._holds(self._task.args.get("go_when", True))
+                self._take(go if went else [])
+            except StepFailed as failed:
+                return {**result, **self._failure(str(failed), failed.result.get("created"))}
+            except Exception as error:  # a template for example; what was made must go whatever it is
+                return {**result, **self._failure(str(error), [])}
         return {**result, **self._summary(), "went": went}
 
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        """Two runs for one sandbox come one after the other, where both are of this machine."""
+        name = str(self._template(self.variables.get("sandbox_name", "")))
+        if not self.is_here() or not NAME.fullmatch(name):
+            return contextlib.nullcontext()
+        return Podman().lock(f"sandbox-{name}")
+
     def _failure(self, message: str, created: List[Json] | None) -> Json:
+        """What failed; what this run had made is removed before anybody else has a turn."""
         made = self.variables["openshell_created"] + (created or [])
-        return {"failed": True, "msg": message, "step": self.step, "created": made}
+        failure = {"failed": True, "msg": message, "step": self.step, "created": made}
+        if not made:
+            return failure
+        keys = {"sandbox_name": "sandbox_name", "sandbox_id": "openshell_sandbox_id", "executable": EXECUTABLE}
+        wanted = {key: self._template(self.variables.get(name)) for key, name in keys.items()}
+        undone = self.module(
+            "sandbox_resources", {**{key: one for key, one in wanted.items() if one}, "only": made}, self.variables
+        )
+        left = f" What it had made is still there: {undone.get('msg')}" if undone.get("failed") else ""
+        return {**failure, "msg": message + left, "sidecar_log": undone.get("sidecar_log") or []}
 
     def _summary(self) -> Json:
         diffs: List[Json] = []

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from typing import Any, Dict, List, Mapping, Sequence
 
@@ -99,10 +100,30 @@ def audit(inspected: Json, spec: ContainerSpec, networks: Mapping[str, str], run
     drifts += audit_networks(inspected, networks)
     drifts += _audit_confinement(inspected, spec)
     drifts += _audit_mounts(inspected, spec)
+    if is_half_made(inspected):
+        drifts.append(Drift("files", "complete", "a run was ended while it was made"))
     if running != is_running(inspected):
         status = (inspected.get("State") or {}).get("Status")
         drifts.append(Drift("state", "running" if running else "stopped", status, repairable=True))
     return drifts
+
+
+def never_started(inspected: Json) -> bool:
+    return (inspected.get("State") or {}).get("Status") == "created"
+
+
+def is_half_made(inspected: Json) -> bool:
+    """Whether a container lacks the files that are put into it before its first start.
+
+    One that was started had them. Where the storage driver does not show its layer, nobody knows, and none is trusted.
+    """
+    if not never_started(inspected):
+        return False
+    layer = ((inspected.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir") or ""
+    try:
+        return os.path.getsize(os.path.join(layer, "etc/hosts")) == 0
+    except OSError:
+        return True
 
 
 def audit_networks(inspected: Json, expected: Mapping[str, str]) -> List[Drift]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Dict, List, Mapping
 
-from ansible_collections.openshell.sandbox.plugins.module_utils.container_audit import Drift, audit
+from ansible_collections.openshell.sandbox.plugins.module_utils.container_audit import Drift, audit, never_started
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import ContainerSpec, files_archive
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     Podman,
@@ -90,14 +90,17 @@ def replace(podman: Podman, spec: ContainerSpec, networks: Mapping[str, str], ru
 
 
 def recover_interrupted_replacement(podman: Podman, name: str) -> None:
-    """Finish what a killed run left: the old container comes back unless the new one stands already."""
+    """Finish what a killed run left: the old container comes back unless the new one was started already."""
     aside = name + REPLACED_SUFFIX
     if podman.container(aside) is None:
         return
-    if podman.container(name) is None:
-        podman.run(["rename", aside, name])
-    else:
+    successor = podman.container(name)
+    if successor is not None and not never_started(successor):
         podman.remove_container(aside, 0)
+        return
+    if successor is not None:
+        podman.remove_container(name, 0)
+    podman.run(["rename", aside, name])
 
 
 def repair(podman: Podman, name: str, networks: Mapping[str, str], running: bool | None) -> None:

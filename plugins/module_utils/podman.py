@@ -53,6 +53,7 @@ REPEATABLE = (
 
 
 KINDS = ("container", "network", "volume", "secret", "image")
+LONG = ("build", "pull", "run", "exec", "import", "save", "load")
 READING = (*LISTINGS, ("info",), ("logs",), *((kind, "inspect") for kind in KINDS))
 # What a command that changes something leaves as it was need not be asked for again; one that is not here may change all.
 AFFECTED: Dict[str, Tuple[str, ...]] = {
@@ -71,6 +72,25 @@ def new_memory() -> Memory:
     return {kind: {} for kind in (*KINDS, "info")}
 
 
+# What to do about errors whose words alone do not say it.
+ADVICE = (
+    (
+        re.compile(r"^secret .*(unexpected end of JSON input|invalid character)", re.DOTALL),
+        "Podman's secret store was damaged when something ended it while it wrote; remove secrets/secrets.json and "
+        "secrets/filedriver/secretsdata.json below its graph root, what this collection keeps there is made anew",
+    ),
+    (
+        re.compile(r"could not find free subnet", re.IGNORECASE),
+        "every subnet that Podman may give away is in use; delete sandboxes, run prune.yml, or widen "
+        "default_subnet_pools in containers.conf",
+    ),
+    (
+        re.compile(r"no space left on device", re.IGNORECASE),
+        "the disk below Podman's storage is full; free some space, prune.yml removes what no sandbox needs",
+    ),
+)
+
+
 class PodmanError(Exception):
     """A podman command that failed.
 
@@ -82,7 +102,8 @@ class PodmanError(Exception):
         self.command = command
         self.rc = rc
         self.stderr = last_words(stderr)
-        super().__init__(f"podman {command} failed ({rc}): {self.stderr or 'no message'}")
+        advice = [f"; {what}" for words, what in ADVICE if words.search(f"{command} {self.stderr}")]
+        super().__init__(f"podman {command} failed ({rc}): {self.stderr or 'no message'}{''.join(advice)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +175,8 @@ class Podman:
                 stderr=subprocess.PIPE,
                 timeout=timeout,
                 check=False,
+                # Whoever kills Ansible kills its group. Podman is not to die while it writes what it knows.
+                start_new_session=_beginning(args) not in READING and args[0] not in LONG,
             )
         except FileNotFoundError:
             raise PodmanError(

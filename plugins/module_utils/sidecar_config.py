@@ -96,6 +96,8 @@ def converge(
     """Put the files there if they differ; a running sidecar is told and must agree. Raises :class:`Rejected`."""
     current = read_current(podman, config)
     changed = {name: text for name, text in config.files.items() if current[name] != text}
+    if not changed and unread(podman, container, tls_volume, config):
+        changed = dict(config.files)  # a run was ended between the copy and the signal
     if changed and not check_mode:
         before = sidecar_ready(podman, container, volume_path(podman, tls_volume)) or {}
         put(podman, container, config, changed)
@@ -103,6 +105,20 @@ def converge(
             previous = {name: current[name] for name in changed}
             _hand_over(podman, container, tls_volume, config, previous, before, timeout)
     return Outcome(bool(changed), [_diff(name, current[name], text) for name, text in sorted(changed.items())])
+
+
+def unread(podman: Podman, container: str, tls_volume: str, config: Config) -> bool:
+    """Whether a living sidecar wrote its sentinel before one of the files came to be there.
+
+    The kernel's own moment (ctime) of the files counts: the other one is what an archive says.
+    """
+    directory = volume_path(podman, tls_volume)
+    if sidecar_ready(podman, container, directory) is None:
+        return False
+    told = os.stat(os.path.join(directory, ".ready")).st_mtime_ns
+    own = os.path.join(volume_path(podman, config.volume), os.path.basename(config.directory))
+    files = [os.path.join(own, name) for name, text in config.files.items() if text]
+    return any(os.stat(file).st_ctime_ns > told for file in files if os.path.exists(file))
 
 
 def put(podman: Podman, container: str, config: Config, files: Mapping[str, str]) -> None:

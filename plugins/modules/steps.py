@@ -61,8 +61,13 @@ step:
   returned: failure
   type: str
 created:
-  description: What was made before it failed.
+  description: What was made before it failed, and is removed again.
   returned: failure
   type: list
   elements: dict
+sidecar_log:
+  description: The last lines of the sidecar that was removed.
+  returned: failure
+  type: list
+  elements: str
 """

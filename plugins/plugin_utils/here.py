@@ -27,7 +27,7 @@ class HereAction(ActionBase):  # type: ignore[misc]
 
     def module(self, name: str, arguments: Dict[str, Any], variables: Dict[str, Any]) -> Dict[str, Any]:
         """The result of the module ``openshell.sandbox.NAME`` on the task's host."""
-        if not self._is_here():
+        if not self.is_here():
             found: Dict[str, Any] = self._execute_module(
                 module_name=COLLECTION + name, module_args=arguments, task_vars=variables
             )
@@ -38,7 +38,7 @@ class HereAction(ActionBase):  # type: ignore[misc]
         plain = json.loads(json.dumps(arguments))  # as a trip through a pipe would make them
         return run_here(module.main, plain, bool(self._task.check_mode), self.memory)
 
-    def _is_here(self) -> bool:
+    def is_here(self) -> bool:
         """Whether a module would run as this user on this machine, with nothing in between."""
         environment = [one for one in self._task.environment or [] if one]
         return self._connection.transport == "local" and self._connection.become is None and not environment

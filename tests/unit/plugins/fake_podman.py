@@ -85,6 +85,7 @@ class FakePodman:
                 "Labels": dict(label.split("=", 1) for label in flags.get("--label", [])),
                 "CreateCommand": ["podman", *self.args],
             },
+            "GraphDriver": {"Name": "overlay", "Data": {"UpperDir": self.path("rootfs", name)}},
             "HostConfig": {
                 "Privileged": False,
                 "ReadonlyRootfs": "--read-only" in flags,

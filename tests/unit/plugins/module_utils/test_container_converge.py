@@ -184,6 +184,37 @@ def test_killed_after_the_new_one_stood_the_old_one_goes(sandbox: Host) -> None:
     assert spec_label(sandbox) == OTHER.digest
 
 
+def test_killed_while_the_new_one_was_made_the_old_one_comes_back_first(sandbox: Host) -> None:
+    """The new one may lack its files; the old one has what somebody worked with."""
+    sandbox.direct.run(["stop", AGENT.name])
+    sandbox.direct.run(["rename", AGENT.name, REPLACED])
+    sandbox.direct.run(["create", *OTHER.create_args()])
+    recover_interrupted_replacement(sandbox.direct, AGENT.name)
+    assert list(sandbox.state["containers"]) == [NAMES.proxy, AGENT.name]
+    assert spec_label(sandbox) == AGENT.digest
+
+
+@pytest.mark.parametrize("state", ["no file", "an empty file", "nobody knows"])
+def test_killed_before_its_files_were_in_it_is_made_anew(host: Host, state: str) -> None:
+    make_sandbox(host, started=False)
+    hosts = host.directory / "rootfs" / AGENT.name / "etc" / "hosts"
+    assert plan(host.direct, AGENT, NETWORKS, None).action == "none"
+    if state == "no file":
+        hosts.unlink()
+    elif state == "an empty file":
+        hosts.write_text("")
+    else:
+        host.change("containers", AGENT.name, "GraphDriver", {"Name": "vfs", "Data": None})
+    assert converge(host.direct, AGENT, NETWORKS, True).action == "replace"
+    assert AGENT.ip in hosts.read_text()
+    assert status_of(host) == "running"
+
+
+def test_one_that_was_started_may_do_without_the_file(sandbox: Host) -> None:
+    (sandbox.directory / "rootfs" / AGENT.name / "etc" / "hosts").unlink()
+    assert plan(sandbox.direct, AGENT, NETWORKS, True).action == "none"
+
+
 def test_nothing_to_recover_changes_nothing(sandbox: Host) -> None:
     before = len(sandbox.calls())
     recover_interrupted_replacement(sandbox.direct, AGENT.name)

@@ -109,6 +109,22 @@ def test_an_error_names_the_subcommand_and_no_argument(host: Host) -> None:
     assert (caught.value.rc, caught.value.stderr) == (125, "out of order")
 
 
+@pytest.mark.parametrize(
+    ("command", "stderr", "advice"),
+    [
+        ("secret ls", "Error: unexpected end of JSON input", "remove secrets/secrets.json"),
+        ("network create", "Error: could not find free subnet from subnet pools", "delete sandboxes, run prune.yml"),
+        ("volume create", "Error: mkdir /x: no space left on device", "free some space"),
+    ],
+    ids=["secret store", "subnets", "disk"],
+)
+def test_an_error_that_needs_advice_has_it(host: Host, command: str, stderr: str, advice: str) -> None:
+    host.fail(command, stderr)
+    with pytest.raises(PodmanError, match=advice):
+        host.direct.run(command.split())
+    assert advice not in str(PodmanError("container inspect", 125, "Error: unexpected end of JSON input"))
+
+
 def test_an_error_without_words_says_so(host: Host) -> None:
     with pytest.raises(PodmanError, match=r"podman start failed \(3\): no message"):
         Podman(host.command("mute", "exit 3")).run(["start", "x"])

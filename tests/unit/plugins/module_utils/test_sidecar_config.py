@@ -67,6 +67,18 @@ def test_a_new_text_is_put_there_and_the_sidecar_agrees(sandbox: Host) -> None:
     assert not run(sandbox, config(policy=NEW)).changed
 
 
+def test_what_was_put_there_and_never_told_is_told(sandbox: Host) -> None:
+    """A run was ended between the copy and the signal: the text is right, and the sidecar goes on with the old one."""
+    generation = sandbox.state["containers"][NAMES.proxy]["Generation"]
+    on_volume(sandbox).write_text(NEW)
+    outcome = run(sandbox, config(policy=NEW))
+    assert outcome.changed
+    assert sandbox.state["containers"][NAMES.proxy]["Generation"] == generation + 1
+    before = len(sandbox.calls())
+    assert run(sandbox, config(policy=NEW)).changed is False
+    assert sandbox.changed_since(before) == []
+
+
 def test_check_mode_tells_and_leaves(sandbox: Host) -> None:
     before = len(sandbox.calls())
     outcome = run(sandbox, config(policy=NEW), check=True)
