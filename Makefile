@@ -6,7 +6,7 @@ SCENARIO ?= default
 CASES ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance fuzz build sanity integration bench molecule clean-host
+.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance fuzz build sanity integration walk bench molecule clean-host
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -62,6 +62,9 @@ sanity: bootstrap-dev ## ansible-test sanity on the collection as it is built
 
 integration: bootstrap-dev ## real Podman, real clients
 	@.venv/bin/pytest --reruns 1 -rR tests/integration
+
+walk: bootstrap-dev ## an hour or more: killed at every call of Podman, fifty creations at a time
+	@OPENSHELL_WALK=1 .venv/bin/pytest tests/integration/test_killed.py
 
 molecule: bootstrap-dev ## make molecule SCENARIO=default: one Molecule scenario, whole sequence
 	@scripts/molecule.sh $(SCENARIO)
