@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import creation
 from contestants import Contestant, Ours, by_name, line_up, policy
 from measure import pss_mib
 from rows import ROWS, Row
@@ -42,10 +43,11 @@ class Effort:
     held: int
     events: int
     endurance: int  # transfers of one GiB for the memory row; 0 leaves it out
+    fleet: int  # sandboxes by fleet.yml
 
 
-QUICK = Effort(rounds=1, seconds=0.7, bulk=32 << 20, held=50, events=60, endurance=0)
-FULL = Effort(rounds=5, seconds=2.0, bulk=GIB, held=500, events=400, endurance=10)
+QUICK = Effort(rounds=1, seconds=0.7, bulk=32 << 20, held=50, events=60, endurance=0, fleet=2)
+FULL = Effort(rounds=5, seconds=2.0, bulk=GIB, held=500, events=400, endurance=10, fleet=20)
 
 
 class Bench:
@@ -224,11 +226,12 @@ def main() -> int:
 
 
 def extras(bench: Bench, ours: Ours, wanted: set[str]) -> dict[str, Any]:
-    """What is about ours alone: decisions, start, endurance, growth."""
+    """What is about ours alone: decisions, start, creation, endurance, growth."""
     found: dict[str, Any] = {}
     steps: list[tuple[str, Callable[[], Any], bool]] = [
         ("decisions", lambda: decisions(ours), True),
         ("start", lambda: starts(ours, max(bench.effort.rounds, 3)), True),
+        ("creation", lambda: creation.measure(bench.effort.rounds, bench.effort.fleet), True),
         ("endurance", lambda: endurance(bench, ours), bench.effort.endurance > 0),
         ("growth", lambda: growth(bench, ours), bench.effort.endurance > 0),
     ]

@@ -21,6 +21,11 @@ EXTRAS = (
     ("20 rules", "policy decision, 20 rules", 2.0, "µs"),
     ("10,000 endpoints", "policy decision, 10,000 endpoints", 4.0, "µs"),
     ("start", "container start → .ready", 0.5, "s"),
+    ("create", "create_sandbox.yml, against a script of its podman commands", 3.0, "×"),
+    ("unchanged", "the same again, nothing to change, against an empty playbook", 2.0, "×"),
+    ("fleet", "twenty sandboxes by fleet.yml, against the script twenty times", 1.5, "×"),
+    ("fleet_unchanged", "the same again, nothing to change, each sandbox", 0.3, "s"),
+    ("sandbox", "memory of an idle sandbox, everything but the workload", 60.0, "MiB"),
 )
 
 
@@ -94,6 +99,7 @@ def extra_values(results: dict[str, Any]) -> dict[str, list[float]]:
     values = {name: [found["us"]] for name, found in results.get("decisions", {}).items()}
     if "start" in results:
         values["start"] = results["start"]
+    values.update(results.get("creation", {}))
     if "peak_pss_mib" in results.get("endurance", {}):
         values["endurance"] = [results["endurance"]["peak_pss_mib"]]
     return values
