@@ -18,6 +18,7 @@ from h2.errors import ErrorCodes
 from http2_peer import Fields, Peer, Two, echo, fill, head, limited, origin_of
 from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PingFrame, PriorityFrame, SettingsFrame
 from loopback import HOST, SECONDS, LoopbackGuard, World, hello, rest
+from openshell_proxy.policy import Decision, Intent
 from openshell_proxy.refusal import header_text
 from openshell_proxy.relay import sites
 from openshell_proxy.settings import Limits
@@ -188,7 +189,7 @@ async def test_a_response_cut_short_is_no_short_success(two: Two, trailers: bool
     assert peer.resets[stream] == ErrorCodes.PROTOCOL_ERROR
 
 
-@pytest.mark.parametrize("code", [ErrorCodes.CANCEL, ErrorCodes.ENHANCE_YOUR_CALM])
+@pytest.mark.parametrize("code", [ErrorCodes.CANCEL, ErrorCodes.ENHANCE_YOUR_CALM, ErrorCodes.REFUSED_STREAM])
 async def test_a_reset_of_the_origin_is_passed_on(two: Two, code: ErrorCodes) -> None:
     async def reset(peer: Peer, stream: int) -> None:
         peer.core.send_headers(stream, [(b":status", b"200")])
@@ -459,6 +460,42 @@ async def test_what_a_lost_destination_left_unsent_is_no_loss_to_the_clients_con
     assert client.bodies[last] == b"x"
 
 
+async def test_what_came_for_requests_that_went_nowhere_is_no_loss_to_the_connection(two: Two) -> None:
+    """Sixteen times the stream's window of 1 MiB is all of the connection's; nothing is dialled before they are reset."""
+    go, waiting = asyncio.Event(), 0
+
+    class Slow(LoopbackGuard):
+        async def pin(self, intent: Intent, decision: Decision) -> tuple[str, ...]:
+            nonlocal waiting
+            if intent.request is not None:
+                waiting += 1
+                await go.wait()
+            return await super().pin(intent, decision)
+
+    made = await two.world.origin(origin_of(echo), tls=["h2"])
+    await two.world.start(rest(made.port), guard=Slow())
+    client = await two.peer(made.port)
+    await client.until(lambda: client.core.outbound_flow_control_window > 65_535)
+    streams = [client.ask(head(made.port, b"/", b"POST"), end=False) for _ in range(16)]
+    for stream in streams:
+        fill(client, stream)
+    assert client.core.outbound_flow_control_window < 65_535
+    async with asyncio.timeout(SECONDS):
+        while waiting < 16 or two.world.sidecar is None or held(two.world) < 16_000_000:
+            await asyncio.sleep(0)
+    for stream in streams:
+        client.core.reset_stream(stream)
+    client.flush()
+    await client.until(lambda: client.core.outbound_flow_control_window > 8_000_000)
+    go.set()
+
+
+def held(world: World) -> int:
+    """Bytes of requests under way that have come."""
+    assert world.sidecar is not None
+    return sum(entry.passed() for entry in world.sidecar.pipeline.under_way._entries.values())
+
+
 @pytest.mark.parametrize("leave", ["abort", "reset", "stand still"])
 async def test_what_a_client_left_unread_is_no_loss_to_the_destinations_connection(two: Two, leave: str) -> None:
     """Eight times the stream's window of 2 MiB is all of the connection's."""
@@ -535,8 +572,7 @@ async def test_no_destination_is_dialled_for_a_hello_that_names_another(two: Two
     context = ssl.create_default_context(cafile=two.world.directory / "tls/ca.pem")
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await client.start_tls(context, "other.test")
-    await two.peer(port)
-    assert two.there.connections == 1  # of the second client
+    assert two.there.connections == 0
     assert any("TLS with the client failed" in one.get("status_detail", "") for one in await two.world.events())
 
 
@@ -619,8 +655,10 @@ async def test_a_cookie_in_crumbs_is_whole_again(two: Two) -> None:
 
 
 async def test_a_destination_pushes_nothing(two: Two) -> None:
+    told: list[int] = []
+
     async def push(peer: Peer, stream: int) -> None:
-        assert peer.core.remote_settings.enable_push == 0
+        told.append(peer.core.remote_settings.enable_push)
         peer.core.remote_settings[2] = 1
         peer.core.remote_settings.acknowledge()
         peer.core.push_stream(stream, 2, head(1, b"/pushed"))
@@ -632,6 +670,7 @@ async def test_a_destination_pushes_nothing(two: Two) -> None:
     await peer.over(stream)
     assert peer.heads[stream][0][b":status"] == b"502"
     assert peer.json(stream)["error"] == "upstream_unreachable"
+    assert set(told) == {0}
 
 
 async def test_a_client_that_opens_its_windows_for_every_frame_is_no_flood(two: Two) -> None:
@@ -763,6 +802,24 @@ async def test_a_stream_that_stands_still_is_reset(two: Two) -> None:
     await client.over(stream)
     assert client.heads[stream][0][b":status"] == b"200"
     assert client.resets[stream] == ErrorCodes.CANCEL
+
+
+async def test_a_stream_may_last_but_not_stand_still(two: Two) -> None:
+    """Longer than the limit in all, either way."""
+
+    async def slowly(peer: Peer, stream: int) -> None:
+        peer.core.send_headers(stream, [(b":status", b"200")])
+        for _ in range(8):
+            peer.core.send_data(stream, b".")
+            peer.flush()
+            await asyncio.sleep(0.2)
+        peer.core.end_stream(stream)
+        peer.flush()
+
+    client, port = await limited(two, slowly, Limits(idle=1))
+    stream = client.ask(head(port))
+    await client.over(stream)
+    assert (client.bodies[stream], client.resets) == (b"." * 8, {})
 
 
 async def test_streams_count_as_requests(two: Two) -> None:

@@ -92,6 +92,13 @@ async def test_a_body_is_read_up_to_the_limit_which_may_be_more_than_a_window(
         assert client.bodies[stream] == body
 
 
+async def test_a_body_that_will_be_too_large_is_not_waited_for(two: Two) -> None:
+    client, port = await judged(two, graphql_max_body_bytes=1000)
+    stream = client.ask(head(port, b"/graphql", b"POST", JSON, (b"content-length", b"1001")), end=False)
+    await client.over(stream)
+    assert client.heads[stream][0][b":status"] == b"413"
+
+
 async def test_a_client_that_waits_for_leave_gets_it_and_the_destination_is_not_asked(two: Two) -> None:
     client, port = await judged(two)
     stream = client.ask(head(port, b"/graphql", b"POST", JSON, (b"expect", b"100-continue")), end=False)

@@ -95,7 +95,7 @@ class StreamExchange:
 
         client.on_sent, upstream.on_reset = functools.partial(end, True), reset
         client.on_fault = upstream.on_fault = fault
-        upstream.on_head = self._on_head(upstream, end, again)
+        upstream.on_head = self._on_head(upstream, end)
         upstream.transform = rewrites() if rewrites is not None else None
         try:
             upstream.send_head(self.render(self.target, self.fields), end=client.bare)
@@ -138,9 +138,7 @@ class StreamExchange:
         self.event.reason = f"broke off: {error.detail if isinstance(error, Refusal) else error}"
         return Broken(self.event.reason)
 
-    def _on_head(
-        self, upstream: Side, end: Callable[[bool | Exception], None], again: bool
-    ) -> Callable[[Head, bool], None]:
+    def _on_head(self, upstream: Side, end: Callable[[bool | Exception], None]) -> Callable[[Head, bool], None]:
         def on_head(head: Head, whole: bool) -> None:
             status = int(head.pseudo[b":status"])
             if status == 101:
@@ -151,7 +149,7 @@ class StreamExchange:
             upstream.expected = 0 if self.method == "HEAD" or status in (204, 304) else head.length
             if whole and upstream.expected:
                 raise Malformed("the body is shorter than its Content-Length")
-            repeatable = again and self.client.got_end and self.client.kept is not None
+            repeatable = self.client.got_end and self.client.kept is not None
             if status == 401 and repeatable and self.changes is not None:
                 self.asking = asyncio.get_running_loop().create_task(self._ask_again(upstream, head, whole, end))
             else:
