@@ -3,6 +3,7 @@ SHELL := bash
 PLAYBOOK := .venv/bin/ansible-playbook
 NAME ?= demo
 SCENARIO ?= default
+SCENARIOS := $(notdir $(patsubst %/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
 CASES ?=
 FUZZ_SECONDS ?= 60
 
@@ -27,7 +28,9 @@ sandbox: bootstrap ## make sandbox NAME=demo: create a sandbox and prove it
 
 test: test-quick ## everything that CI runs
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
-	@$(MAKE) --no-print-directory sanity molecule integration
+	@$(MAKE) --no-print-directory sanity
+	@for scenario in $(SCENARIOS); do $(MAKE) --no-print-directory molecule SCENARIO=$$scenario || exit 1; done
+	@$(MAKE) --no-print-directory integration
 
 test-quick: lint types unit conformance ## lint, types, unit, conformance
 
