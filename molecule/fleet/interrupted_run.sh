@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 inventory=$1 host=$2 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-ANSIBLE_NOCOLOR=1 ansible-playbook --forks 10 --inventory "$inventory" playbooks/fleet.yml >"$log" 2>&1 &
+ANSIBLE_FORCE_COLOR=0 ANSIBLE_NOCOLOR=1 ansible-playbook --forks 10 --inventory "$inventory" playbooks/fleet.yml >"$log" 2>&1 &
 for ((tries = 0; tries < 1200; tries++)); do
     sed -n '/^PLAY \[Bring every/,$p' "$log" | grep -q -- "-> $host" && break
     sleep 0.1
