@@ -174,7 +174,8 @@ def _converge(module: AnsibleModule, registry: Registry, name: str, podman: Podm
     directory = directory or (before.unit_directory if before is not None else "")
     wanted = wanted_registration(module.params, directory)
     after = {key: one for key, one in {**registrations, name: wanted}.items() if one is not None}
-    files = wanted_files(registry, after, directory)
+    # One that was never registered leaves alone what others have, of another version of this collection perhaps.
+    files = wanted_files(registry, after, directory) if wanted or before or not after else {}
     todo = sorted(path for path, content in files.items() if differs(path, content))
     if not module.check_mode:
         for path in todo:

@@ -87,6 +87,14 @@ def test_another_sandbox_keeps_what_both_need(sandbox: Host) -> None:
     assert Path(registry(sandbox).program).exists()
 
 
+def test_one_that_was_never_registered_leaves_alone_what_others_have(sandbox: Host) -> None:
+    register(sandbox)
+    Path(registry(sandbox).program).write_bytes(b"of another version")
+    gone = sandbox.module("sandbox_persistence", sandbox_name="other", state="absent")
+    assert not gone["changed"]
+    assert Path(registry(sandbox).program).read_bytes() == b"of another version"
+
+
 def test_nothing_is_registered_that_is_not_wanted(sandbox: Host) -> None:
     assert not register(sandbox, restart=False)["changed"]
     register(sandbox)
