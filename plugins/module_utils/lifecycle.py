@@ -21,11 +21,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     is_running,
     runtime_directory,
 )
-from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import (
-    process_started_ticks,
-    volume_path,
-    wait_ready,
-)
+from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import volume_path, wait_ready
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import BRIDGE_NETWORK, SandboxNames
 
 
@@ -69,7 +65,16 @@ def _start(podman: Podman, names: SandboxNames, name: str) -> None:
 
 def alive(inspected: Json | None) -> bool:
     """Whether the container's first process is there, whatever Podman says."""
-    return is_running(inspected) and process_started_ticks((inspected or {})["State"].get("Pid") or 0) is not None
+    return is_running(inspected) and lives((inspected or {})["State"].get("Pid") or 0)
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process, other than one that has ended and waits for its parent: proc(5), stat, field 3."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as handle:
+            return handle.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except (OSError, IndexError):
+        return False
 
 
 def bury(inspected: Json) -> None:
@@ -83,7 +88,7 @@ def bury(inspected: Json) -> None:
     told = state.get("Status") in ("running", "paused", "stopping")
     pids = [state.get(key) or 0 for key in ("Pid", "ConmonPid")]
     directory = exit_directory()
-    if not told or any(process_started_ticks(pid) is not None for pid in pids) or not os.path.isdir(directory):
+    if not told or any(lives(pid) for pid in pids) or not os.path.isdir(directory):
         return
     _restore_namespace(inspected)
     with open(os.path.join(directory, inspected["Id"]), "w", encoding="ascii") as handle:

@@ -173,9 +173,9 @@ def test_a_sidecar_that_the_kernel_kills_returns_and_the_agent_is_confined_meanw
 
 
 def test_a_sandbox_that_is_not_there_is_told_in_one_sentence() -> None:
-    good(playbook("delete_sandbox", name="it-verbs-none"), 0)  # as people call it, with the reserved word
-    refused(playbook("restart_sandbox", name="it-verbs-none"), "there is no sandbox 'it-verbs-none'")
-    refused(playbook("exec_sandbox", name="it-verbs-none", cmd="true"), "there is no sandbox 'it-verbs-none'")
+    good(playbook("delete_sandbox", "-e", "name=it-verbs-none"), 0)  # as people call it, with the reserved word
+    refused(playbook("restart_sandbox", "-e", "name=it-verbs-none"), "there is no sandbox 'it-verbs-none'")
+    refused(playbook("exec_sandbox", "-e", "name=it-verbs-none", cmd="true"), "there is no sandbox 'it-verbs-none'")
     refused(playbook("upgrade_sandbox", sandbox_name="it-verbs-none"), "there is no sandbox 'it-verbs-none'")
 
 

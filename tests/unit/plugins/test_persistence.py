@@ -253,6 +253,13 @@ def test_nothing_is_told_of_one_that_lives_or_has_ended_as_it_should(exits: Path
     assert list(exits.iterdir()) == [] and not (tmp_path / "namespace").exists()
 
 
+def test_a_process_that_ended_and_waits_for_its_parent_does_not_live() -> None:
+    with subprocess.Popen(["true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{child.pid}/stat").exists() and not lifecycle.lives(child.pid)
+    assert lifecycle.lives(os.getpid()) and not lifecycle.lives(0)
+
+
 def test_an_address_that_was_not_given_back_is_asked_for_once_more(sandbox: Host) -> None:
     register(sandbox)
     power_cut(sandbox)
