@@ -53,7 +53,9 @@ def start(podman: Podman, names: SandboxNames, which: Sequence[str], timeout: fl
 
 
 def _start(podman: Podman, names: SandboxNames, name: str) -> None:
-    bury(podman.container(name) or {})
+    if bury(podman.container(name) or {}):
+        # Else Podman starts it in the namespace of before, which has no network any more.
+        podman.run(["container", "cleanup", name])
     networks = wanted_networks(names)[name]
     try:
         repair(podman, name, networks, True)
@@ -77,22 +79,23 @@ def lives(pid: int) -> bool:
         return False
 
 
-def bury(inspected: Json) -> None:
+def bury(inspected: Json) -> bool:
     """Have Podman see that a container has ended whose processes were killed together with the one that watches it.
 
     That one, conmon, would have left a file with the exit status; without it Podman holds the container for running
     until the next boot, and can neither stop nor start it. Its network namespace, gone as well perhaps, must be there
-    when Podman takes it down, or its address stays taken.
+    when Podman takes it down, or its address stays taken. True where that was needed.
     """
     state = inspected.get("State") or {}
     told = state.get("Status") in ("running", "paused", "stopping")
     pids = [state.get(key) or 0 for key in ("Pid", "ConmonPid")]
     directory = exit_directory()
     if not told or any(lives(pid) for pid in pids) or not os.path.isdir(directory):
-        return
+        return False
     _restore_namespace(inspected)
     with open(os.path.join(directory, inspected["Id"]), "w", encoding="ascii") as handle:
         handle.write("137")  # 128 + SIGKILL
+    return True
 
 
 def exit_directory() -> str:

@@ -238,7 +238,7 @@ def test_podman_is_told_of_the_end_that_nobody_told_it_of(
     ran: list[Names] = []
     monkeypatch.setattr(lifecycle.os, "geteuid", lambda: 0)
     monkeypatch.setattr(lifecycle.subprocess, "run", lambda command, **more: ran.append(command))
-    lifecycle.bury(ended(tmp_path, Status=status))
+    assert lifecycle.bury(ended(tmp_path, Status=status))
     assert (exits / "c0ffee").read_text() == "137"
     assert ran == [["unshare", f"--net={tmp_path}/namespace", "true"]]
 
@@ -249,7 +249,7 @@ def test_podman_is_told_of_the_end_that_nobody_told_it_of(
     ids=["exited", "created", "runs", "watched"],
 )
 def test_nothing_is_told_of_one_that_lives_or_has_ended_as_it_should(exits: Path, tmp_path: Path, state: Any) -> None:
-    lifecycle.bury(ended(tmp_path, **state))
+    assert not lifecycle.bury(ended(tmp_path, **state))
     assert list(exits.iterdir()) == [] and not (tmp_path / "namespace").exists()
 
 
