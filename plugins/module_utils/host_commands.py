@@ -63,7 +63,7 @@ def _start(registry: Registry, name: str, registration: Registration, ready: flo
         lifecycle.start(podman, names, which, ready)
     except (PodmanError, NotReady) as error:
         return f"{name}: {error}"
-    print(f"{name}: {'started' if which else 'runs'}", flush=True)
+    _tell(f"{name}: {'started' if which else 'runs'}")
     return ""
 
 
@@ -90,8 +90,14 @@ def _reap(registry: Registry, name: str, registration: Registration, grace: floa
         return
     left = [item for item in items_of(podman, names) if item.name != names.workspace_volume]
     for item in remove(podman, left, STOP_SECONDS) + release_shared(podman):
-        print(f"{name}: removed the {item.kind} {item.name}", flush=True)
+        _tell(f"{name}: removed the {item.kind} {item.name}")
     forget(registry, name, registration)
+
+
+def _tell(line: str) -> None:
+    """To the journal, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def forget(registry: Registry, name: str, registration: Registration) -> None:
@@ -111,5 +117,5 @@ def main(argv: List[str], directory: str) -> int:
     registry = Registry(os.path.abspath(directory))
     problems = start_all(registry, options.ready) if options.verb == "start" else reap(registry, options.grace)
     for problem in problems:
-        print(problem, file=sys.stderr)
+        sys.stderr.write(problem + "\n")
     return 1 if problems else 0

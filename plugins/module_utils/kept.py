@@ -10,13 +10,24 @@ They lie where only this user can write. One that cannot be read or kept is aske
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import tempfile
-from typing import Any
+from typing import Any, List
 
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import runtime_directory
+
+PODMAN_CONFIGURATION = ("/usr/share/containers", "/etc/containers", "~/.config/containers")
+
+
+def podman_configuration() -> List[str]:
+    """The files that configure Podman for this user: containers.conf(5), storage.conf(5) and what they include."""
+    files: List[str] = []
+    for directory in PODMAN_CONFIGURATION:
+        files += sorted(glob.glob(os.path.join(os.path.expanduser(directory), "**", "*.conf"), recursive=True))
+    return files
 
 
 def _path(question: Any) -> str:

@@ -22,7 +22,7 @@ import os
 import subprocess
 import tarfile
 import tempfile
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import IO, Any, Dict, List, Mapping, Tuple
 
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import files_archive
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Json, Podman, PodmanError, is_running
@@ -126,18 +126,54 @@ def _own_layer(
         stderr=subprocess.PIPE,
     ) as saving:
         found = False
-        assert saving.stdout is not None and saving.stderr is not None
-        with tarfile.open(fileobj=saving.stdout, mode="r|") as stream:
+        saved, words = _piped(saving.stdout), _piped(saving.stderr)
+        with tarfile.open(fileobj=saved, mode="r|") as stream:
             for member in stream:
                 content = stream.extractfile(member) if member.name == wanted else None
                 if content is not None:
                     found = True
                     with open(path, "wb") as target:
                         shift_owners(content, target, uid_base)
-        said = saving.stderr.read().decode(errors="replace")
+        said = words.read().decode(errors="replace")
     if saving.returncode != 0 or not found:
         raise PodmanError("save", saving.returncode, said or f"it did not save the layer {digest}")
     return _file_blob(layout, path)
+
+
+def _piped(stream: IO[bytes] | None) -> IO[bytes]:
+    """The stream of a process that was started with a pipe there."""
+    if stream is None:
+        raise AssertionError("the process has no pipe there")
+    return stream
+
+
+def copy_directory(podman: Podman, source: str, uid_base: int, target: str, directory: str) -> None:
+    """Stream *directory* from one container into another through this process, which gives owners their numbers inside.
+
+    Raises PodmanError.
+    """
+    take = [*podman.command(), "cp", f"{source}:{directory}/.", "-"]
+    give = [*podman.command(), "cp", "--archive=false", "-", f"{target}:{directory}"]
+    pipe = subprocess.PIPE
+    with contextlib.ExitStack() as stack:
+        taking = stack.enter_context(subprocess.Popen(take, stdout=pipe, stderr=pipe))
+        giving = stack.enter_context(subprocess.Popen(give, stdin=pipe, stderr=pipe))
+        taken, given = _piped(taking.stdout), _piped(giving.stdin)
+        broken = ""
+        try:
+            shift_owners(taken, given, uid_base)
+        except (OSError, ValueError, tarfile.TarError) as error:  # whatever podman says of it is better
+            broken = str(error)
+        finally:
+            for stream in (taken, given):
+                with contextlib.suppress(OSError):
+                    stream.close()
+        told = [_piped(one.stderr).read().decode(errors="replace") for one in (taking, giving)]
+    for process, words in ((taking, told[0]), (giving, told[1])):
+        if process.returncode != 0:
+            raise PodmanError("cp", process.returncode, words or broken)
+    if broken:
+        raise PodmanError("cp", 1, broken)
 
 
 def shift_owners(source: Any, target: Any, uid_base: int) -> None:

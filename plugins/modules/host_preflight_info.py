@@ -143,14 +143,13 @@ upstream_ca_bundle:
   type: str
 """
 
-import glob
 import os
 import shutil
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.openshell.sandbox.plugins.module_utils import preflight
-from ansible_collections.openshell.sandbox.plugins.module_utils.kept import keep, recall
+from ansible_collections.openshell.sandbox.plugins.module_utils.kept import keep, podman_configuration, recall
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     ModuleFailure,
     client,
@@ -189,9 +188,6 @@ OPTIONS: Dict[str, Dict[str, Any]] = {
 }
 
 
-CONFIGURATION = ("/usr/share/containers", "/etc/containers", "~/.config/containers")
-
-
 def know_host(podman: Podman) -> None:
     """Let the client know what ``podman info`` (up to a second) said before, while Podman and its configuration last.
 
@@ -199,9 +195,7 @@ def know_host(podman: Podman) -> None:
     """
     if podman.memory is None:
         return
-    files = [shutil.which(podman.executable) or "", shutil.which("podman") or ""]
-    for directory in CONFIGURATION:
-        files += sorted(glob.glob(os.path.join(os.path.expanduser(directory), "**", "*.conf"), recursive=True))
+    files = [shutil.which(podman.executable) or "", shutil.which("podman") or "", *podman_configuration()]
     moments = [(file, os.stat(file).st_mtime_ns) for file in files if os.path.exists(file)]
     variables = sorted((key, value) for key, value in os.environ.items() if key.startswith("CONTAINERS_"))
     question = ["info", podman.command(), os.geteuid(), moments, variables, os.environ.get("XDG_RUNTIME_DIR")]

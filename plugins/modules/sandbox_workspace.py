@@ -38,9 +38,6 @@ EXAMPLES = r"""
 
 RETURN = r""" # """
 
-import contextlib
-import subprocess
-import tarfile
 from typing import Any, Dict, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
@@ -53,10 +50,10 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     new_module,
     run_module,
 )
-from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman
 from ansible_collections.openshell.sandbox.plugins.module_utils.removal import known_id
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
-from ansible_collections.openshell.sandbox.plugins.module_utils.snapshot import shift_owners
+from ansible_collections.openshell.sandbox.plugins.module_utils.snapshot import copy_directory
 
 WORKSPACE = "/sandbox"
 
@@ -74,38 +71,12 @@ def agent_of(podman: Podman, name: str) -> Tuple[str, int]:
         raise ModuleFailure(str(error)) from None
 
 
-def copy(podman: Podman, source: str, uid_base: int, target: str) -> None:
-    """Stream the workspace through this process, which gives owners their numbers inside."""
-    take = [*podman.command(), "cp", f"{source}:{WORKSPACE}/.", "-"]
-    give = [*podman.command(), "cp", "--archive=false", "-", f"{target}:{WORKSPACE}"]
-    pipe = subprocess.PIPE
-    with contextlib.ExitStack() as stack:
-        taking = stack.enter_context(subprocess.Popen(take, stdout=pipe, stderr=pipe))
-        giving = stack.enter_context(subprocess.Popen(give, stdin=pipe, stderr=pipe))
-        assert taking.stdout and taking.stderr and giving.stdin and giving.stderr
-        broken = ""
-        try:
-            shift_owners(taking.stdout, giving.stdin, uid_base)
-        except (OSError, ValueError, tarfile.TarError) as error:  # whatever podman says of it is better
-            broken = str(error)
-        finally:
-            for stream in (taking.stdout, giving.stdin):
-                with contextlib.suppress(OSError):
-                    stream.close()
-        told = [one.stderr.read().decode(errors="replace") for one in (taking, giving) if one.stderr]
-    for process, words in ((taking, told[0]), (giving, told[1])):
-        if process.returncode != 0:
-            raise PodmanError("cp", process.returncode, words or broken)
-    if broken:
-        raise PodmanError("cp", 1, broken)
-
-
 def converge(module: AnsibleModule) -> Dict[str, Any]:
     podman = client(module)
     source, uid_base = agent_of(podman, module.params["source"])
     target = agent_of(podman, module.params["sandbox_name"])[0]
     if not module.check_mode:
-        copy(podman, source, uid_base, target)
+        copy_directory(podman, source, uid_base, target, WORKSPACE)
     return {"changed": True, "diff": diff({}, {"workspace": f"copied from {source}"}, target)}
 
 

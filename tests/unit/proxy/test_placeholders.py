@@ -342,7 +342,9 @@ def test_two_secrets_that_cannot_be_told_apart_are_refused() -> None:
     load_vault(json.dumps({"secrets": by_path}))
 
 
-@pytest.mark.parametrize("text", ["[", "[]", '["secrets"]', '{"secrets": {}}', '{"secrets": [1]}', '{"secrets": [], "more": 1}'])
+@pytest.mark.parametrize(
+    "text", ["[", "[]", '["secrets"]', '{"secrets": {}}', '{"secrets": [1]}', '{"secrets": [], "more": 1}']
+)
 def test_a_file_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SecretsError):
         load_vault(text)
