@@ -48,7 +48,7 @@ def fleet_report(variables: Mapping[str, Any], plan: Mapping[str, Any]) -> Dict[
     for sandbox, host in plan["aimed"].items():
         outcome = variables[sandbox].get("openshell_fleet_outcome")
         if outcome is None:
-            outcome = f"it was not reached: {host} does not answer, or --limit names {host} by a group of hosts"
+            outcome = f"it was not reached: {host} does not answer"
             hosts[host] = "some of its sandboxes were not reached"
         if outcome:
             sandboxes[sandbox] = " ".join(str(outcome).split())
