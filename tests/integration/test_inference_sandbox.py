@@ -113,7 +113,7 @@ def test_a_tool_that_knows_of_no_proxy_gets_there_too(made: str) -> None:
 
 
 def test_the_key_is_in_no_output_and_on_the_sidecars_volume_alone(made: str) -> None:
-    assert "sandbox_inference" in made and MARKER not in made
+    assert "Sandbox: take the steps" in made and MARKER not in made
     mountpoint = Path(
         podman("volume", "inspect", "--format", "{{.Mountpoint}}", f"openshell-proxy-{NAME}").stdout.strip()
     )
