@@ -54,8 +54,10 @@ def start(podman: Podman, names: SandboxNames, which: Sequence[str], timeout: fl
 
 def _start(podman: Podman, names: SandboxNames, name: str) -> None:
     if bury(podman.container(name) or {}):
-        # Else Podman starts it in the namespace of before, which has no network any more.
+        # Else Podman starts it in the namespace of before, which has no network any more. So does the restart policy,
+        # which cleaning up asks; what it started is stopped again.
         podman.run(["container", "cleanup", name])
+        podman.run(["stop", "--time", "2", name])
     networks = wanted_networks(names)[name]
     try:
         repair(podman, name, networks, True)
