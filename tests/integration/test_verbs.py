@@ -242,6 +242,10 @@ def test_upgrading_the_sidecar_leaves_the_agent_at_work(sandbox: str, origin: Or
         good(playbook("upgrade_sandbox", sandbox_name=sandbox), 1)
         assert podman("inspect", "-f", "{{.Image}}", proxy).stdout.strip() != old
         assert podman("inspect", "-f", "{{.State.Pid}}", agent).stdout == pid
+        # The agent's kernel asks for the new sidecar's hardware address once it doubts the former one's.
+        deadline = time.monotonic() + 90
+        while asked(sandbox, origin) != "200":
+            assert time.monotonic() < deadline
         assert confined(sandbox, origin)
         status = podman("exec", proxy, "openshell-proxy", "status").stdout
         assert json.loads(status)["credentials"] == 1
