@@ -35,7 +35,7 @@ from openshell_proxy.policy import Intent, Policy, PolicyError, Request, load_po
 
 DEMANDED = [
     "anthropic", "aws", "aws-bedrock", "aws-s3", "claude-code", "codex", "copilot", "cursor", "deepinfra", "github",
-    "gitlab", "google-ai-studio", "google-cloud", "google-vertex-ai", "huggingface", "nvidia", "openai", "pypi",
+    "gitlab", "google-ai-studio", "google-cloud", "google-vertex-ai", "huggingface", "nvidia", "openai",
 ]  # fmt: skip
 MINE: dict[str, Any] = {
     "id": "mine",
@@ -143,7 +143,6 @@ def test_without_a_value_there_is_the_policy_and_a_notice() -> None:
     found = composed(["openai"], {"OPENAI_API_KEY": ""})
     assert not found.entries
     assert found.notices == ["provider openai gives its policy only: none of OPENAI_API_KEY is set on the controller"]
-    assert not composed(["pypi"], {}).notices
 
 
 def test_the_users_own_secret_takes_the_place_of_a_providers() -> None:
@@ -278,7 +277,7 @@ def test_a_policy_that_names_the_same_host_is_never_ambiguous(endpoint: dict[str
         endpoint = {**endpoint, "host": "**.github.com"}
     own = {"version": 1, "network_policies": {"own": {"endpoints": [endpoint]}}}
     load_policy(policy_text(own), default_enforcement=default)
-    load_policy(policy_text(own, None, ["github", "pypi"], "", default), default_enforcement=default, composed=True)
+    load_policy(policy_text(own, None, ["github", "gitlab"], "", default), default_enforcement=default, composed=True)
 
 
 def test_rules_of_both_hold_and_the_users_deny_wins() -> None:
@@ -309,7 +308,7 @@ def test_no_policy_of_the_users_own_may_pass_for_a_providers() -> None:
 
 
 def test_the_policy_tells_its_providers() -> None:
-    assert provider_ids(policy_text({}, None, ["github", "pypi"])) == ["github", "pypi"]
+    assert provider_ids(policy_text({}, None, ["github", "gitlab"])) == ["github", "gitlab"]
     assert provider_ids(policy_text({})) == []
     assert provider_ids("a: [") == []
 
