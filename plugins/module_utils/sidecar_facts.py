@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Dict, Tuple
 
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.openshell.sandbox.plugins.module_utils import sidecar_config
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import ModuleFailure
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Json, Podman, container_is_ours
 from ansible_collections.openshell.sandbox.plugins.module_utils.removal import known_id
@@ -22,6 +24,18 @@ def existing_sidecar(podman: Podman, name: str) -> Tuple[SandboxNames, Json]:
     if sidecar is None or not container_is_ours(sidecar):
         raise ModuleFailure(f"there is no sandbox '{name}' on this host; create it with create_sandbox.yml")
     return names, sidecar
+
+
+def hand_over(
+    module: AnsibleModule, podman: Podman, names: SandboxNames, config: sidecar_config.Config
+) -> sidecar_config.Outcome:
+    """Bring the sidecar's configuration to *config*, within the module's ``timeout``. Raises :class:`ModuleFailure`."""
+    try:
+        return sidecar_config.converge(
+            podman, names.proxy, names.tls_volume, config, module.params["timeout"], module.check_mode
+        )
+    except sidecar_config.Rejected as rejected:
+        raise ModuleFailure(str(rejected)) from None
 
 
 def environment(inspected: Json) -> Dict[str, str]:

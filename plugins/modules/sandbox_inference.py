@@ -81,27 +81,15 @@ env:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.openshell.sandbox.plugins.module_utils import sidecar_config
-from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
-    ModuleFailure,
-    client,
-    new_module,
-    run_module,
-)
-from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_facts import existing_sidecar
+from ansible_collections.openshell.sandbox.plugins.module_utils.module import client, new_module, run_module
+from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_config import inference_config
+from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_facts import existing_sidecar, hand_over
 
 
-def hand_over(module: AnsibleModule) -> Dict[str, Any]:
-    params = module.params
+def change(module: AnsibleModule) -> Dict[str, Any]:
     podman = client(module)
-    names = existing_sidecar(podman, params["sandbox_name"])[0]
-    config = sidecar_config.inference_config(names, params["document"] or "")
-    try:
-        outcome = sidecar_config.converge(
-            podman, names.proxy, names.tls_volume, config, params["timeout"], module.check_mode
-        )
-    except sidecar_config.Rejected as rejected:
-        raise ModuleFailure(str(rejected)) from None
+    names = existing_sidecar(podman, module.params["sandbox_name"])[0]
+    outcome = hand_over(module, podman, names, inference_config(names, module.params["document"] or ""))
     return {"changed": outcome.changed, "diff": outcome.diffs}
 
 
@@ -116,7 +104,7 @@ def main() -> None:
             "timeout": {"type": "int", "default": 15},
         }
     )
-    run_module(module, lambda: hand_over(module))
+    run_module(module, lambda: change(module))
 
 
 if __name__ == "__main__":

@@ -47,26 +47,16 @@ generation:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
-    ModuleFailure,
-    client,
-    new_module,
-    run_module,
-)
+from ansible_collections.openshell.sandbox.plugins.module_utils.module import client, new_module, run_module
 from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import sidecar_ready, volume_path
-from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_config import Rejected, converge, policy_config
-from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_facts import existing_sidecar
+from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_config import policy_config
+from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_facts import existing_sidecar, hand_over
 
 
 def change(module: AnsibleModule) -> Dict[str, Any]:
-    params = module.params
     podman = client(module)
-    names = existing_sidecar(podman, params["sandbox_name"])[0]
-    config = policy_config(names, params["policy"])
-    try:
-        outcome = converge(podman, names.proxy, names.tls_volume, config, params["timeout"], module.check_mode)
-    except Rejected as rejected:
-        raise ModuleFailure(str(rejected)) from None
+    names = existing_sidecar(podman, module.params["sandbox_name"])[0]
+    outcome = hand_over(module, podman, names, policy_config(names, module.params["policy"]))
     sentinel = sidecar_ready(podman, names.proxy, volume_path(podman, names.tls_volume)) or {}
     return {
         "changed": outcome.changed,

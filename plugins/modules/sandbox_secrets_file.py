@@ -75,10 +75,10 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     new_module,
     run_module,
 )
-from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_facts import existing_sidecar
+from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_facts import existing_sidecar, hand_over
 
 
-def hand_over(module: AnsibleModule) -> Dict[str, Any]:
+def change(module: AnsibleModule) -> Dict[str, Any]:
     params = module.params
     podman = client(module)
     names = existing_sidecar(podman, params["sandbox_name"])[0]
@@ -86,12 +86,9 @@ def hand_over(module: AnsibleModule) -> Dict[str, Any]:
     file = secret_entries.with_random(json.loads(params["document"]), current, params["keep"])
     try:
         env = secret_entries.agent_environment(params["agent"], file)
-        outcome = sidecar_config.converge(
-            podman, names.proxy, names.tls_volume, sidecar_config.secrets_config(names, file, params["policy"]), params["timeout"],
-            module.check_mode,
-        )  # fmt: skip
-    except (secret_entries.Refused, sidecar_config.Rejected) as refused:
+    except secret_entries.Refused as refused:
         raise ModuleFailure(str(refused)) from None
+    outcome = hand_over(module, podman, names, sidecar_config.secrets_config(names, file, params["policy"]))
     return {"changed": outcome.changed, "diff": outcome.diffs, "env": env}
 
 
@@ -106,7 +103,7 @@ def main() -> None:
             "timeout": {"type": "int", "default": 15},
         }
     )
-    run_module(module, lambda: hand_over(module))
+    run_module(module, lambda: change(module))
 
 
 if __name__ == "__main__":

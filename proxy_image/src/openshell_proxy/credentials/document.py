@@ -11,7 +11,6 @@ a provider's has ``places``, a list of ``{"hosts", "ports", "paths"}``, for thes
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from itertools import combinations
@@ -20,6 +19,7 @@ from typing import Any
 from openshell_proxy.credentials.placeholders import KEY, has_marker, reserved_key
 from openshell_proxy.credentials.tokens import KINDS, Grant, GrantError, RenewedToken
 from openshell_proxy.credentials.vault import Place, Secret, Vault
+from openshell_proxy.entries import Entry, listed
 from openshell_proxy.policy.globs import GlobError, compile_glob
 from openshell_proxy.policy.hosts import HostPatternError, check_host_pattern, compile_host_pattern, patterns_overlap
 from openshell_proxy.relay.http1 import HOP_BY_HOP, TOKEN
@@ -28,7 +28,6 @@ MIN_VALUE = 4  # bytes; a shorter one would be found in every answer
 MIN_RANDOM = 16
 _RANDOM = re.compile(rf"[A-Za-z0-9_-]{{{MIN_RANDOM},4096}}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NEVER_INJECTED = HOP_BY_HOP | {b"host", b"content-length", b"transfer-encoding", b"te", b"trailer", b"expect"}
 _VALUE = "{value}"
 BASIC = "basic"
@@ -54,13 +53,8 @@ def load_vault(text: str, before: Vault | None = None) -> Vault:
     """
     if not text.strip():
         return Vault()
-    try:
-        document = json.loads(text)
-    except ValueError:
-        raise SecretsError("the secrets file is not JSON") from None
-    if not isinstance(document, dict) or set(document) != {"secrets"} or not isinstance(document["secrets"], list):
-        raise SecretsError("the secrets file is not an object with a list 'secrets'")
-    entries = [_Entry(entry, number) for number, entry in enumerate(document["secrets"], 1)]
+    given = listed(text, "secrets", "secrets", SecretsError)
+    entries = [_Entry(entry, number) for number, entry in enumerate(given, 1)]
     _check_together(entries)
     tokens = {one.token.grant: one.token for one in before.secrets if one.token is not None} if before else {}
     return Vault([entry.secret(tokens) for entry in entries])
@@ -84,28 +78,15 @@ class _Place:
         return Place(tuple(map(compile_host_pattern, self.hosts)), self.ports, tuple(map(compile_glob, self.paths)))
 
 
-class _Entry:
+class _Entry(Entry):
     """One entry of the list, judged."""
 
+    noun, known_keys, error = "secret", _KEYS, SecretsError
+
     def __init__(self, given: Any, number: int) -> None:
-        self.name = f"number {number}"
-        if not isinstance(given, dict):
-            raise self._wrong("is not a mapping")
-        name = given.get("name")
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise self._wrong("has no name of letters, digits, '_', '.' and '-'")
-        self.name = name
-        for key, value in given.items():
-            if key not in _KEYS:
-                raise self._wrong(f"has an unknown key '{key}'")
-            if not isinstance(value, _KEYS[key]):
-                raise self._wrong(f"has a '{key}' of the wrong type")
-        self.given: Mapping[str, Any] = given
+        super().__init__(given, number)
         self.places = self._places()
         self.keys = self._names()
-
-    def _wrong(self, what: str) -> SecretsError:
-        return SecretsError(f"secret '{self.name}' {what}")
 
     def _places(self) -> list[_Place]:
         """The one place that the entry itself names, or those of its list."""

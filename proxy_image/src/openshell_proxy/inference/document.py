@@ -10,15 +10,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from openshell_proxy.credentials.document import MIN_VALUE
 from openshell_proxy.credentials.vault import Secret, Vault
 from openshell_proxy.entrances.authority_form import check_host, parse_authority
+from openshell_proxy.entries import Entry, listed
 from openshell_proxy.inference import INFERENCE
 from openshell_proxy.inference.patterns import PROTOCOLS
 from openshell_proxy.inference.routes import (
@@ -34,7 +33,6 @@ from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.upstream import Origin
 
 MAX_SECONDS = 3600
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MODEL = re.compile(r"[\x21-\x7e]{1,256}")
 _URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,=-]+)*/?")
 _REGION = re.compile(r"[a-z0-9-]{1,64}")
@@ -57,13 +55,8 @@ def load_routes(text: str, vault: Vault) -> Routes | None:
     """The routes that *text* describes, whose secrets are in *vault*; None for none. Raises :class:`RoutesError`."""
     if not text.strip():
         return None
-    try:
-        document = json.loads(text)
-    except ValueError:
-        raise RoutesError("the inference file is not JSON") from None
-    if not isinstance(document, dict) or set(document) != {"routes"} or not isinstance(document["routes"], list):
-        raise RoutesError("the inference file is not an object with a list 'routes'")
-    routes = [_Entry(entry, number).route() for number, entry in enumerate(document["routes"], 1)]
+    given = listed(text, "inference", "routes", RoutesError)
+    routes = [_Entry(entry, number).route() for number, entry in enumerate(given, 1)]
     for number, route in enumerate(routes):
         if any(route.name == other.name for other in routes[:number]):
             raise RoutesError(f"route '{route.name}' is there twice")
@@ -89,26 +82,10 @@ def secret_problem(route: Route, vault: Vault) -> str:
     return ""
 
 
-class _Entry:
+class _Entry(Entry):
     """One entry of the list, judged."""
 
-    def __init__(self, given: Any, number: int) -> None:
-        self.name = f"number {number}"
-        if not isinstance(given, dict):
-            raise self._wrong("is not a mapping")
-        name = given.get("name")
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise self._wrong("has no name of letters, digits, '_', '.' and '-'")
-        self.name = name
-        for key, value in given.items():
-            if key not in _KEYS:
-                raise self._wrong(f"has an unknown key '{key}'")
-            if not isinstance(value, _KEYS[key]) or isinstance(value, bool):
-                raise self._wrong(f"has a '{key}' of the wrong type")
-        self.given: Mapping[str, Any] = given
-
-    def _wrong(self, what: str) -> RoutesError:
-        return RoutesError(f"route '{self.name}' {what}")
+    noun, known_keys, error = "route", _KEYS, RoutesError
 
     def route(self) -> Route:
         given = self.given
