@@ -18,7 +18,8 @@ from openshell_proxy.audit import Audit, Event
 from openshell_proxy.entrances.listener import Connections
 
 SCARCE, DIRE = 0.75, 0.85  # shares of the limit from which on none is accepted, and some end
-SELDOM, OFTEN = 0.25, 0.05  # seconds between two looks, below and above half of the limit
+SELDOM, OFTEN = 0.25, 0.01  # seconds between two looks, at most and at least
+FILLING = 4 << 30  # bytes in a second; no agent fills memory faster than that
 _PAGE = resource.getpagesize()
 
 
@@ -61,5 +62,6 @@ class Memory:
         """Look now and then, until cancelled."""
         share = 0.0
         while self.most:
-            await asyncio.sleep(OFTEN if share > 0.5 else SELDOM)
+            left = max(0.0, DIRE - share) * self.most
+            await asyncio.sleep(min(SELDOM, max(OFTEN, left / FILLING)))
             share = self.look()
