@@ -9,7 +9,7 @@ import contextlib
 import json
 
 import atheris
-from harness import run
+from harness import of_cases, run
 
 with atheris.instrument_imports(include=["openshell_proxy.policy"]):
     from openshell_proxy.policy.graphql import operations_of_message, operations_of_request
@@ -32,4 +32,4 @@ def target(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run(target, lambda case: case["input"].get("body"))
+    run(target, of_cases(lambda case: case["input"].get("body")))

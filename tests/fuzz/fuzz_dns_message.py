@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import atheris
+from harness import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit/proxy"))
 with atheris.instrument_imports(include=["dns", "openshell_proxy.entrances", "openshell_proxy.policy"]):
+    import dns.message
     from name_server import check_any_message
 
 
@@ -20,10 +22,6 @@ def fuzz(data: bytes) -> None:
     check_any_message(data[1:], udp=bool(data[:1]) and data[0] % 2 == 0)
 
 
-def main() -> None:
-    atheris.Setup(sys.argv, fuzz)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    question = dns.message.make_query("api.example.test", "A").to_wire()
+    run(fuzz, (b"\x00" + question, b"\x01" + len(question).to_bytes(2, "big") + question))

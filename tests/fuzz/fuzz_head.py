@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 
 import atheris
-from harness import run
+from harness import of_cases, run
 
 with atheris.instrument_imports(include=["openshell_proxy.relay.http1"]):
     from openshell_proxy.relay.http1 import (
@@ -39,4 +39,4 @@ def target(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run(target, lambda case: case["input"].get("raw", case["input"].get("headers")))
+    run(target, of_cases(lambda case: case["input"].get("raw", case["input"].get("headers"))))

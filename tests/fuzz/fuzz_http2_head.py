@@ -9,7 +9,7 @@ import contextlib
 from typing import Any
 
 import atheris
-from harness import run
+from harness import of_cases, run
 
 with atheris.instrument_imports(include=["openshell_proxy.relay.http2_head"]):
     from openshell_proxy.relay.http2_head import Malformed, in_http1, in_http2, read_head
@@ -59,4 +59,4 @@ def _seed(case: dict[str, Any]) -> str | None:
 
 
 if __name__ == "__main__":
-    run(target, _seed)
+    run(target, of_cases(_seed))

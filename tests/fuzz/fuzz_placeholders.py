@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Iterator
 
 from openshell_proxy.credentials.document import load_vault
 from openshell_proxy.credentials.placeholders import has_marker
@@ -68,13 +68,17 @@ def fuzz(data: bytes) -> None:
     _head(rest)
 
 
-def main() -> None:
-    import atheris
-
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, fuzz)
-    atheris.Fuzz()
+def _seeds() -> Iterator[bytes]:
+    texts = [f"openshell:resolve:env:{name}" for name in ("KEY", "OTHER", "NONE")] + [RANDOM, HERE, ELSEWHERE]
+    for kind in range(len(KINDS)):
+        for text in texts:
+            yield bytes((kind, 3)) + f'{{"a": "{text}"}}'.encode()
+            yield bytes((kind, 3)) + f"a={text.replace(':', '%3A')}&b".encode()
 
 
 if __name__ == "__main__":
-    main()
+    import atheris
+    from harness import run
+
+    atheris.instrument_all()
+    run(fuzz, _seeds())

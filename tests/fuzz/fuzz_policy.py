@@ -9,7 +9,7 @@ import contextlib
 import json
 
 import atheris
-from harness import run
+from harness import of_cases, run
 
 with atheris.instrument_imports(include=["openshell_proxy.policy"]):
     from openshell_proxy.policy import Intent, PolicyError, Request, load_policy
@@ -27,4 +27,4 @@ def target(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run(target, lambda case: json.dumps(case["policy"]) if "policy" in case else None)
+    run(target, of_cases(lambda case: json.dumps(case["policy"]) if "policy" in case else None))

@@ -9,7 +9,7 @@ import contextlib
 import re
 
 import atheris
-from harness import run
+from harness import of_cases, run
 
 with atheris.instrument_imports(include=["openshell_proxy.policy.path", "openshell_proxy.entrances"]):
     from openshell_proxy.entrances.authority_form import parse_proxy_uri
@@ -31,4 +31,4 @@ def target(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run(target, lambda case: case["input"].get("target", case["input"].get("uri")))
+    run(target, of_cases(lambda case: case["input"].get("target", case["input"].get("uri"))))

@@ -10,13 +10,14 @@ Run with ``PYTHONPATH=proxy_image/src python tests/fuzz/fuzz_websocket_frames.py
 from __future__ import annotations
 
 import asyncio
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 from openshell_proxy.policy import Decision
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.websocket import Assemblies, FrameWalk, JudgedWebSocket, parse_frame_header
 from openshell_proxy.settings import MessageLimits
+from websockets.frames import Frame, Opcode
 
 LIMITS = MessageLimits(text=200, binary_frame=200, fragments=5, close=0.001)
 TEXT, CLOSE = 1, 8
@@ -52,7 +53,7 @@ async def _relay(deflate: bool, step: int, data: bytes) -> None:
     _Far(client)
     admitted: list[bytes] = []
 
-    def judge(text: bytes) -> Decision:
+    async def judge(text: bytes) -> Decision:
         allowed = b"no" not in text
         if allowed:
             admitted.append(text)
@@ -93,9 +94,29 @@ def fuzz(data: bytes) -> None:
     assert walk.left >= 0
 
 
+def _seeds() -> Iterator[bytes]:
+    """A message that is admitted, one that is refused, one in two fragments, a ping, an end; cut at each byte and not."""
+    told = b"".join(
+        Frame(*frame).serialize(mask=True)
+        for frame in (
+            (Opcode.TEXT, b"yes"),
+            (Opcode.TEXT, b"y", False),
+            (Opcode.CONT, b"es"),
+            (Opcode.BINARY, bytes(50)),
+            (Opcode.PING, b""),
+        )
+    )
+    ended = Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True)
+    refused = Frame(Opcode.TEXT, b"no").serialize(mask=True)
+    for step in (0, 255):
+        for deflate in (0, 1):
+            yield bytes((deflate, step)) + told + ended
+            yield bytes((deflate, step)) + told + refused
+
+
 if __name__ == "__main__":
     import atheris
+    from harness import run
 
     atheris.instrument_all()
-    atheris.Setup(sys.argv, fuzz)
-    atheris.Fuzz()
+    run(fuzz, _seeds())
