@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from openshell_proxy.credentials.document import load_vault
-from openshell_proxy.credentials.placeholders import has_marker
-from openshell_proxy.credentials.rewrite import Access
-from openshell_proxy.credentials.streams import Echoes, Mask, body_transform
-from openshell_proxy.refusal import Refusal
-from openshell_proxy.relay.recode import Transform
+import atheris
+from harness import run
+
+with atheris.instrument_imports(include=["openshell_proxy.credentials", "openshell_proxy.relay"]):
+    from openshell_proxy.credentials.document import load_vault
+    from openshell_proxy.credentials.placeholders import has_marker
+    from openshell_proxy.credentials.rewrite import Access
+    from openshell_proxy.credentials.streams import Echoes, Mask, body_transform
+    from openshell_proxy.refusal import Refusal
+    from openshell_proxy.relay.recode import Transform
 
 HERE, ELSEWHERE, RANDOM = "s3cr3t-value-of-KEY", "v4lue-b0und-elsewhere", "R4nd0mR4nd0mR4nd0mR"
 VAULT = load_vault(json.dumps({"secrets": [
@@ -77,8 +81,4 @@ def _seeds() -> Iterator[bytes]:
 
 
 if __name__ == "__main__":
-    import atheris
-    from harness import run
-
-    atheris.instrument_all()
     run(fuzz, _seeds())

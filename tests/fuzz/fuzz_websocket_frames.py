@@ -13,11 +13,15 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from openshell_proxy.policy import Decision
-from openshell_proxy.relay.stream import Stream
-from openshell_proxy.relay.websocket import Assemblies, FrameWalk, JudgedWebSocket, parse_frame_header
-from openshell_proxy.settings import MessageLimits
-from websockets.frames import Frame, Opcode
+import atheris
+from harness import run
+
+with atheris.instrument_imports(include=["openshell_proxy.relay"]):
+    from openshell_proxy.policy import Decision
+    from openshell_proxy.relay.stream import Stream
+    from openshell_proxy.relay.websocket import Assemblies, FrameWalk, JudgedWebSocket, parse_frame_header
+    from openshell_proxy.settings import MessageLimits
+    from websockets.frames import Frame, Opcode
 
 LIMITS = MessageLimits(text=200, binary_frame=200, fragments=5, close=0.001)
 TEXT, CLOSE = 1, 8
@@ -115,8 +119,4 @@ def _seeds() -> Iterator[bytes]:
 
 
 if __name__ == "__main__":
-    import atheris
-    from harness import run
-
-    atheris.instrument_all()
     run(fuzz, _seeds())
