@@ -790,6 +790,18 @@ async def test_an_upload_whose_chunks_are_signed_is_refused(world: World) -> Non
     assert not seen
 
 
+async def test_a_signed_request_is_not_asked_again_and_carries_a_token_that_is_in_date(world: World) -> None:
+    endpoint = TokenEndpoint()
+    token = oauth(await endpoint.start(world), "refresh_token") | {"header": "X-Token", "format": "{value}"}
+    there, seen = await start(
+        world, lambda *_: answer(b"", "401 Unauthorized"), *AWS, token, credential_signing="sigv4", signing_service="s3"
+    )
+    client = await world.tunnel(there.port)
+    await client.send(request(there.port, "/a"))
+    assert (await client.response()).status == 401
+    assert [(line, fields["x-token"]) for line, fields, _ in seen] == [("GET /a HTTP/1.1", "token-1-of-many")]
+
+
 async def test_without_the_keys_nothing_is_sent_to_aws(world: World) -> None:
     there, seen = await start(world, ok, *AWS[:1], credential_signing="sigv4", signing_service="s3")
     client = await world.tunnel(there.port)

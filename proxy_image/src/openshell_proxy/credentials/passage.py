@@ -104,10 +104,10 @@ class Passage:
         """The request's target and fields with secrets; expiring ones are renewed first. *body* is for what it signs."""
         if self._access.place in self._access.vault.token_places and self._method == "POST":
             await self._sell(fields, body)
-        if self._asked.signing:
-            return await self._signed(target, fields, body)
         for token in self._tokens():
             await token.renew(self._post)
+        if self._asked.signing:
+            return await self._signed(target, fields, body)
         self._sent = target, fields
         return self._access.target(target), self._fields(fields)
 
@@ -139,7 +139,8 @@ class Passage:
     async def again(self, status: int) -> tuple[str, list[Header]] | None:
         """Target and fields for asking once more, where *status* says that a token was refused and there is a new one."""
         tokens = self._tokens()
-        if status != 401 or self._repeated or not tokens:
+        # AWS refuses with 403, and a signature does not outlive its request's second: a signed one is not asked again.
+        if status != 401 or self._repeated or self._asked.signing or not tokens:
             return None
         self._repeated = True
         before = [token.value for token in tokens]
