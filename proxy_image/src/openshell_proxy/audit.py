@@ -65,7 +65,8 @@ class Event:
     """One decision, or the end of a tunnel.
 
     ``path`` is without the query; ``error`` the code of a refusal (spec 2.2); ``bytes_in`` is what the client got,
-    ``bytes_out`` what it sent, heads included. ``inference`` is what is said of a call of an inference API besides.
+    ``bytes_out`` what it sent, heads included; of HTTP/2, whose heads are compressed, their names and values, and a
+    refusal as it were over HTTP/1.1. ``inference`` is what is said of a call of an inference API besides.
     """
 
     entrance: Entrance

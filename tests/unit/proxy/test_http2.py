@@ -38,8 +38,31 @@ async def test_requests_bodies_and_trailers_pass_both_ways(two: Two) -> None:
     assert peer.trailers[stream] == {b"x-trailer": b"yes"}
     last = (await two.world.events())[-2]
     assert last["message"] == f"L7_REQUEST allow POST {HOST}:{port}/b"
-    assert last["traffic"] == {"bytes_in": len(BIG), "bytes_out": len(BIG)}
     assert "secret" not in two.world.log.getvalue()
+
+
+def size(fields: Fields) -> int:
+    return sum(len(name) + len(value) for name, value in fields)
+
+
+async def test_the_bytes_in_the_log_are_those_of_heads_bodies_and_trailers(two: Two) -> None:
+    async def interim(peer: Peer, stream: int) -> None:
+        peer.core.send_headers(stream, [(b":status", b"103"), (b"link", b"</a>")])
+        await echo(peer, stream)
+
+    port = await two.start(interim)
+    peer = await two.peer(port)
+    asked, after = head(port, b"/b?q=1", b"POST", (b"x-long", b"v" * 1000)), [(b"x-checksum", b"5")]
+    stream = peer.ask(asked, end=False)
+    await peer.send(stream, BIG, end=False)
+    peer.core.send_headers(stream, after, end_stream=True)
+    peer.flush()
+    await peer.over(stream)
+    got = [list(one.items()) for one in (*peer.heads[stream], peer.trailers[stream])]
+    assert len(got) == 3
+    traffic = (await two.world.events())[-2]["traffic"]
+    assert traffic["bytes_out"] == size(asked) + len(BIG) + size(after)
+    assert traffic["bytes_in"] == sum(map(size, got)) + len(BIG)
 
 
 async def test_each_stream_is_judged_and_a_refusal_leaves_the_others(two: Two) -> None:
@@ -84,6 +107,12 @@ async def test_a_head_that_is_not_for_this_tunnel_is_refused(two: Two, change: d
     await peer.over(stream)
     assert peer.heads[stream][0][b":status"] == status
     assert stream in peer.ended
+    line = next(one for one in await two.world.events() if one.get("http_response"))
+    assert line["http_response"]["code"] == int(status)
+    assert line["unmapped"]["error"] == peer.json(stream)["error"]
+    assert line["status_detail"] == peer.json(stream)["detail"]
+    assert line["traffic"]["bytes_out"] == size(head(port, **change))
+    assert line["traffic"]["bytes_in"] > 0
 
 
 async def test_a_host_field_that_differs_is_misdirected(two: Two) -> None:

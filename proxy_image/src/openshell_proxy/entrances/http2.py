@@ -22,7 +22,7 @@ from openshell_proxy.refusal import Refusal, header_text
 from openshell_proxy.relay.exchange import Broken
 from openshell_proxy.relay.http1 import Header, RequestHead
 from openshell_proxy.relay.http2 import Budget, Endpoint, Side
-from openshell_proxy.relay.http2_head import Head, Malformed, in_http1, read_head, too_large
+from openshell_proxy.relay.http2_head import Head, Malformed, content_size, in_http1, read_head, too_large
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.upstream import Origin
 
@@ -67,11 +67,10 @@ class ClientConnection(Endpoint):
         self.ended.set()
 
     def failed(self, why: str) -> None:
-        self._audit_bad(Event("tunnel", False, self.origin.host, self.origin.port), f"HTTP/2 broken: {why}", 0)
+        self._audit_bad(f"HTTP/2 broken: {why}")
 
-    def _audit_bad(self, event: Event, reason: str, status: int) -> None:
-        event.reason, event.status = reason, status
-        self.pipeline.audit.event(event)
+    def _audit_bad(self, reason: str) -> None:
+        self.pipeline.audit.event(Event("tunnel", False, self.origin.host, self.origin.port, reason=reason))
 
     def opened(self, number: int, fields: list[Header]) -> None:
         if self.leaving or len(self.streams) >= MAX_STREAMS:
@@ -80,10 +79,11 @@ class ClientConnection(Endpoint):
             return
         self._idle_timer.cancel()
         side = self.streams[number] = Side(self, number)
+        side.received_heads = content_size(fields)
         try:
             head = read_head(fields, "request")
         except Malformed as error:
-            self._audit_bad(Event("tunnel", False, self.origin.host, self.origin.port), str(error), 0)
+            self._audit_bad(str(error))
             side.reset(ErrorCodes.PROTOCOL_ERROR)
             self._count_reset()
             return
@@ -133,14 +133,15 @@ class ClientConnection(Endpoint):
 
     async def _one(self, side: Side, head: Head, large: str) -> None:
         origin, method = self.origin, head.pseudo[b":method"].decode("ascii")
-        event = Event("tunnel", False, origin.host, origin.port, method)
+        event = Event("tunnel", False, origin.host, origin.port, method, bytes_out=side.received_heads)
         try:
             if large:
                 raise Refusal(431, "request_header_too_large", large)
             words = self._words(side, head, method)
             intent, target = judged(self.pipeline.generation, origin, words, words.target)
         except Refusal as refusal:
-            self._audit_bad(event, refusal.detail, refusal.status)
+            event.refused(refusal)
+            self.pipeline.audit.event(event)
             raise
         assert intent.request is not None
         event.path = intent.request.path

@@ -29,7 +29,7 @@ from hyperframe.frame import Frame, GoAwayFrame
 
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.http1 import Header, ProtocolError
-from openshell_proxy.relay.http2_head import Head, Malformed, read_head
+from openshell_proxy.relay.http2_head import Head, Malformed, content_size, read_head
 from openshell_proxy.relay.recode import SMALL_BODY, Transform
 from openshell_proxy.relay.stream import HIGH_WATER
 
@@ -109,8 +109,8 @@ class Side:
         self.got_trailers: list[Header] | None = None
         self.ending = self.sent_end = self.got_end = self.closed = self.gathering = False
         self.expected: int | None = None
-        self.received = 0
-        self.sent = 0
+        self.received = self.sent = 0  # bytes of bodies
+        self.received_heads = self.sent_heads = 0  # bytes of names and values, trailers too
         self.on_head: Callable[[Head, bool], None] | None = (
             None  # a response's head, interim ones too; whether it is all
         )
@@ -212,6 +212,7 @@ class Side:
     def send_head(self, fields: list[Header], end: bool = False) -> None:
         if not self.closed:
             self.endpoint.core.send_headers(self.number, fields, end_stream=end)
+            self.sent_heads += content_size(fields)
             self.endpoint.flush_soon()
             if end:
                 self._sent_all()
@@ -264,6 +265,7 @@ class Side:
             return
         if self.trailers is not None:
             self.endpoint.core.send_headers(self.number, self.trailers, end_stream=True)
+            self.sent_heads += content_size(self.trailers)
         else:
             self.endpoint.core.end_stream(self.number)
         self._sent_all()
@@ -480,6 +482,7 @@ class Endpoint(asyncio.Protocol):
         try:
             trailers = isinstance(event, events.TrailersReceived)
             head = read_head(received.headers, "trailers" if trailers else "response")
+            side.received_heads += content_size(received.headers)
             if trailers:
                 side.got_trailers = _retouched(head.fields, side.mask) or None  # without a field: an end like any
             elif side.on_head is not None:

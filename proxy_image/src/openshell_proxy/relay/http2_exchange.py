@@ -105,7 +105,8 @@ class StreamExchange:
             if self.asking is not None:
                 self.asking.cancel()
             upstream.on_reset = upstream.on_fault = client.on_sent = client.on_fault = None
-            self.event.bytes_out, self.event.bytes_in = upstream.sent, client.sent
+            self.event.bytes_out = client.received_heads + upstream.sent
+            self.event.bytes_in = client.sent_heads + client.sent
             client.part()
             upstream.part()
             upstream.reset(ErrorCodes.CANCEL)

@@ -52,9 +52,14 @@ class Head:
         return next((value for key, value in self.fields if key == name), None)
 
 
-def list_size(fields: Iterable[Header]) -> int:
+def content_size(fields: Iterable[Header]) -> int:
+    """The bytes of names and values: what a header section says, however HPACK has written it."""
+    return sum(len(name) + len(value) for name, value in fields)
+
+
+def list_size(fields: list[Header]) -> int:
     """The size of a header list as SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
-    return sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in fields)
+    return content_size(fields) + _FIELD_OVERHEAD * len(fields)
 
 
 def too_large(fields: list[Header], size: int, count: int) -> str:
