@@ -10,9 +10,13 @@ import base64
 import contextlib
 import itertools
 import json
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 from openshell_proxy.credentials.document import SecretsError, load_vault
@@ -35,8 +39,10 @@ SECRETS = [
 ]
 
 
-def access(host: str = "api.example.com", port: int = 443, path: str = "/v1/x") -> Access:
-    vault = load_vault(json.dumps({"secrets": SECRETS}))
+def access(
+    host: str = "api.example.com", port: int = 443, path: str = "/v1/x", secrets: Sequence[object] = SECRETS
+) -> Access:
+    vault = load_vault(json.dumps({"secrets": secrets}))
     return Access(vault, vault.site(host, port), host, port, path)
 
 
@@ -281,9 +287,11 @@ GOOD = {"name": "x", "value": "s3cr3t", "hosts": ["a.test"]}
         ({"hosts": ["*"]}, "bound wrongly"),
         ({"hosts": ["*.com"]}, "bound wrongly"),
         ({"hosts": [1]}, "bound wrongly"),
+        ({"hosts": [""]}, "bound wrongly"),
         ({"ports": [0]}, "port"),
         ({"ports": ["443"]}, "port"),
         ({"paths": ["v1"]}, "path"),
+        ({"paths": [1]}, "path"),
         ({"paths": ["/[v1"]}, "path"),
         ({"value": "s3cr3t\r\nEvil: 1"}, "line break"),
         ({"value": "s3cr3t\0"}, "control"),
@@ -295,15 +303,21 @@ GOOD = {"name": "x", "value": "s3cr3t", "hosts": ["a.test"]}
         ({"header": "Content-Length"}, "header"),
         ({"header": "a b"}, "header"),
         ({"header": "Authorization", "format": "Bearer"}, "format"),
-        ({"header": "Authorization", "format": "{value}\r\nX: {value}"}, "format"),
+        ({"header": "Authorization", "format": "{value} {value}"}, "format"),
+        ({"header": "Authorization", "format": "{value}\r\nX: 1"}, "format"),
+        ({"header": "Authorization", "format": "\u00e9 {value}"}, "format"),
         ({"format": "Bearer {value}"}, "no header"),
+        ({"username": "me"}, "no header"),
         ({"env": "A-B"}, "variable"),
+        ({"env": "1A"}, "variable"),
+        ({"env": "A" * 200}, "variable"),
         ({"random": "short"}, "random"),
         ({"name": "a b"}, "name"),
         ({"name": 1}, "name"),
         ({"hoste": []}, "unknown key"),
         ({"places": [{"hosts": ["a.test"]}]}, "beside them"),
         ({"providers": [1]}, "provider"),
+        ({"providers": [""]}, "provider"),
     ],
 )
 def test_a_secret_that_cannot_be_used_is_refused(change: dict[str, object], words: str) -> None:
@@ -329,9 +343,103 @@ def test_places_that_cannot_be_used_are_refused(places: list[object], words: str
     refused(entry | {"places": places}, words)
 
 
+def loaded(*secrets: dict[str, Any]) -> Vault:
+    return load_vault(json.dumps({"secrets": secrets}))
+
+
+EC_KEY = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+)
+OAUTH = {"grant": "refresh_token", "token_url": "https://a.test/token"}
+
+
+@pytest.mark.parametrize(
+    ("oauth", "value", "words"),
+    [
+        ({"scopes": "a"}, "s3cr3t", "other keys"),
+        ({"scope": ["a"]}, "s3cr3t", "not a text"),
+        ({"grant": "password"}, "s3cr3t", "grant is not one of"),
+        ({}, "s3c", "fewer than"),
+        ({}, None, "fewer than"),
+        ({"token_url": "http://a.test/token"}, "s3cr3t", "https://host/path"),
+        ({"token_url": "https:///token"}, "s3cr3t", "https://host/path"),
+        ({"token_url": "https://a.test:0/token"}, "s3cr3t", "https://host/path"),
+        ({"token_url": "https://a.test:65536/token"}, "s3cr3t", "https://host/path"),
+        ({"token_url": "https://a.test/token?a=b"}, "s3cr3t", "https://host/path"),
+        ({"token_url": "https://a.test/t\u00f6ken"}, "s3cr3t", "https://host/path"),
+        ({"token_url": "https://a.test/to ken"}, "s3cr3t", "https://host/path"),
+        ({"token_url": "https://a.test/token\r\nEvil: 1"}, "s3cr3t", "https://host/path"),
+        ({"grant": "client_credentials"}, "s3cr3t", "client_id"),
+        ({"grant": "service_account"}, "no json, s3cr3t", "key file"),
+        ({"grant": "service_account"}, "[1, 2]", "key file"),
+        ({"grant": "service_account"}, json.dumps({"client_email": "me"}), "key file"),
+        ({"grant": "service_account"}, json.dumps({"client_email": "me", "private_key": 1}), "key file"),
+        ({"grant": "service_account"}, json.dumps({"client_email": "me", "private_key": EC_KEY.decode()}), "key file"),
+    ],
+)
+def test_a_grant_that_cannot_be_used_is_refused(oauth: dict[str, object], value: str | None, words: str) -> None:
+    loaded(GOOD | {"oauth": OAUTH}, GOOD | {"name": "y", "value": "four", "oauth": OAUTH})
+    entry = GOOD | {"oauth": OAUTH | oauth}
+    refused(entry | {"value": value} if value is not None else {k: v for k, v in entry.items() if k != "value"}, words)
+
+
+def test_a_service_account_has_an_address() -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    account = {"client_email": "me@project.test", "private_key": pem.decode()}
+    entry = GOOD | {"oauth": OAUTH | {"grant": "service_account"}}
+    loaded(entry | {"value": json.dumps(account)})
+    refused(entry | {"value": json.dumps(account | {"client_email": 1})}, "key file")
+
+
+def test_no_text_is_no_secrets() -> None:
+    assert load_vault(" \n").secrets == ()
+
+
+def test_a_value_may_have_four_bytes() -> None:
+    assert loaded(GOOD | {"value": "four"}).secrets[0].current() == b"four"
+
+
+def test_a_name_that_no_placeholder_can_hold_is_written_as_one_can() -> None:
+    (secret,) = loaded(GOOD | {"name": "my.key-1"}).secrets
+    assert secret.stand_in == b"openshell:resolve:env:my_key_1"
+    assert header("openshell:resolve:env:my_key_1", host="a.test", secrets=[GOOD | {"name": "my.key-1"}]) == "s3cr3t"
+    refused(GOOD | {"name": "v1_my.key"}, "revision")
+    refused(GOOD | {"name": "my.key"}, "in common", GOOD | {"name": "my_key"})
+
+
 def test_two_secrets_that_cannot_be_told_apart_are_refused() -> None:
     refused(GOOD, "in common", GOOD)
+    refused(GOOD | {"name": "x.y", "env": "A"}, "in common", GOOD | {"name": "x.y", "env": "B"})
+    refused(GOOD | {"env": "A"}, "in common", GOOD | {"name": "y", "env": "A"})
+    refused(GOOD | {"random": RANDOM}, "the same random", GOOD | {"name": "y", "random": RANDOM})
     refused(GOOD | {"header": "X-Key"}, "one header", GOOD | {"name": "y", "header": "x-key", "hosts": ["a.test"]})
+    loaded(GOOD | {"header": "X-Key"}, GOOD | {"name": "y", "header": "Y-Key"})
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "meet"),
+    [
+        ({}, {"ports": [443]}, True),
+        ({"ports": [443, 80]}, {"ports": [8443, 443]}, True),
+        ({"ports": [443]}, {"ports": [80]}, False),
+        ({"paths": ["/a/**"]}, {}, True),
+        ({"paths": ["/a/**"]}, {"paths": ["/b/**"]}, False),
+        ({"hosts": ["b.test"]}, {}, False),
+    ],
+)
+def test_two_secrets_for_one_header_meet_by_host_and_port(
+    left: dict[str, object], right: dict[str, object], meet: bool
+) -> None:
+    one, other = GOOD | {"header": "X-Key"} | left, GOOD | {"name": "y", "header": "X-Key"} | right
+    for pair in ((one, other), (other, one)):
+        if meet:
+            refused(pair[0], "one header", pair[1])
+        else:
+            loaded(*pair)
+
+
+def test_of_several_places_one_that_meets_is_enough() -> None:
     elsewhere = {"name": "y", "value": "s3cr3t", "header": "X-Key"}
     places = [{"hosts": ["b.test"]}, {"hosts": ["*.a.test"], "ports": [443]}]
     here = GOOD | {"header": "X-Key", "hosts": ["x.a.test"]}

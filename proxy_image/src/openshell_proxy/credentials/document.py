@@ -106,7 +106,7 @@ class _Entry(Entry):
         return _Place(self._hosts(place), self._ports(place), self._paths(place))
 
     def _hosts(self, place: Mapping[str, Any]) -> tuple[str, ...]:
-        hosts = place.get("hosts") or []
+        hosts = place.get("hosts")
         if not hosts:
             raise self._wrong("is bound to no host; name the hosts that may get it")
         for host in hosts:
@@ -129,11 +129,11 @@ class _Entry(Entry):
         env = self.given.get("env") or ""
         if env and (not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", env) or not KEY.fullmatch(env)):
             raise self._wrong("has an env that is not the name of a variable")
-        keys = [key for key in dict.fromkeys((env, self.name)) if KEY.fullmatch(key)]
-        for key in keys:
-            if reserved_key(key):
-                raise self._wrong("is called as only a placeholder's revision or handle may be; choose another name")
-        return tuple(keys) or (re.sub(r"[^A-Za-z0-9_]", "_", self.name),)
+        keys = tuple(key for key in dict.fromkeys((env, self.name)) if KEY.fullmatch(key))
+        keys = keys or (re.sub(r"[^A-Za-z0-9_]", "_", self.name),)
+        if any(map(reserved_key, keys)):
+            raise self._wrong("is called as only a placeholder's revision or handle may be; choose another name")
+        return keys
 
     def _value(self) -> bytes:
         value: str = self.given.get("value") or ""

@@ -59,7 +59,7 @@ class Grant:
         """Raises :class:`GrantError`."""
         try:
             parts = urlsplit(self.token_url)
-            good = parts.scheme == "https" and bool(parts.hostname) and (parts.port or 443) > 0 and not parts.query
+            good = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and not parts.query
         except ValueError:
             good = False
         if not good or not self.token_url.isascii() or not self.token_url.isprintable() or " " in self.token_url:
