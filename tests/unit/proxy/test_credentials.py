@@ -401,7 +401,7 @@ class TokenEndpoint:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line, _, body = await read_request(reader)
-        assert line == "POST /token HTTP/1.1"
+        assert line.endswith(" /token HTTP/1.1")
         self.asked.append(dict(parse_qsl(body.decode("latin-1"))))
         await self.gate.wait()
         told = {"access_token": f"token-{len(self.asked)}-of-many", "expires_in": self.life, **self.more}
@@ -475,6 +475,7 @@ async def test_a_service_account_signs_for_itself(world: World) -> None:
     there, _ = await start(world, ok, oauth(url, "service_account", value=json.dumps(account, indent=1), scope="s"))
     await asked_for(world, there.port)
     (form,) = endpoint.asked
+    assert set(form) == {"grant_type", "assertion"}
     assert form["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer"
     head, claims, signature = (base64.urlsafe_b64decode(part + "==") for part in form["assertion"].split("."))
     signed = form["assertion"].rpartition(".")[0].encode()
@@ -889,22 +890,28 @@ async def test_a_compressed_answer_that_is_cut_short_is_no_short_success(world: 
     assert (await compressed(world, "gzip", b"")).body == b""
 
 
-async def told_by_the_sidecar(world: World, port: int, kind: str, body: bytes, name: str = "localhost") -> Response:
+async def told_by_the_sidecar(
+    world: World, port: int, kind: str, body: bytes, name: str = "localhost", method: str = "POST"
+) -> Response:
     client = await world.client()
     await client.send(f"CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n\r\n".encode())
     assert (await client.head())[0] == 200
     await client.start_tls(ssl.create_default_context(cafile=world.directory / "tls/ca.pem"), name)
-    lines = ["POST /token HTTP/1.1", f"Host: {name}:{port}", f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
+    lines = [
+        f"{method} /token HTTP/1.1", f"Host: {name}:{port}", f"Content-Type: {kind}", f"Content-Length: {len(body)}",
+    ]  # fmt: skip
     await client.send(("\r\n".join(lines) + "\r\n\r\n").encode() + body)
     return await client.response()
 
 
-async def selling(world: World, **more: str) -> tuple[TokenEndpoint, int, int, Seen]:
+async def selling(
+    world: World, grant: str = "refresh_token", life: int = 3600, **more: str
+) -> tuple[TokenEndpoint, int, int, Seen]:
     """A token endpoint which the policy allows as well, its port, that of a destination, and what this has seen."""
-    endpoint = TokenEndpoint()
+    endpoint = TokenEndpoint(life)
     url = await endpoint.start(world)
     sold = int(url.rpartition(":")[2].partition("/")[0])
-    secret = oauth(url, "refresh_token", **more) | {"random": RANDOM, "header": "", "format": ""}
+    secret = oauth(url, grant, **more) | {"random": RANDOM, "header": "", "format": ""}
     there, seen = await start(world, ok, secret)
     world.reload(rest(there.port), rest(sold, host="localhost"))
     return endpoint, sold, there.port, seen

@@ -214,7 +214,7 @@ def _token_request(content: bytes, fields: list[Header]) -> dict[str, str]:
         text = content.decode("utf-8")
         types = [value.partition(b";")[0].strip().lower() for name, value in fields if name.lower() == b"content-type"]
         found = json.loads(text) if types == [b"application/json"] else dict(parse_qsl(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
 

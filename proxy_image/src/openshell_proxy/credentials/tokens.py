@@ -13,6 +13,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
@@ -184,8 +185,10 @@ class RenewedToken:
             value = answer["access_token"].encode("ascii")
             life = float(answer.get("expires_in", DEFAULT_LIFE))
             refresh_token = answer.get("refresh_token", self._refresh_token)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             raise _Failed("its token endpoint's answer is not understood") from None
+        if not math.isfinite(life):
+            raise _Failed("its token endpoint's answer tells no time")
         if not 0 < len(value) <= MAX_TOKEN or any(byte < 0x21 or byte > 0x7E for byte in value):
             raise _Failed("its token endpoint's answer has no usable token")
         if isinstance(refresh_token, str) and refresh_token:
