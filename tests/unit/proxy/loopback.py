@@ -219,6 +219,19 @@ class World:
         self.clients.append(made)
         return made
 
+    async def narrow_client(self) -> Client:
+        """A connection to the proxy port that holds next to nothing on its way, as long as nobody reads."""
+        assert self.sidecar is not None
+        listener = self.sidecar.listeners[0]
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # which its connections take over
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", listener.port))
+        made = Client(*await asyncio.open_connection(sock=sock, limit=4096))
+        self.clients.append(made)
+        return made
+
     async def tunnel(self, port: int, *, tls: bool = True, name: str = HOST) -> Client:
         """A client within a CONNECT to ``HOST:port``, with TLS as far as the sidecar's authority is trusted."""
         client = await self.client()

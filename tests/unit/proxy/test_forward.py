@@ -12,8 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from loopback import HOST, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
+from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
+from openshell_proxy.entrances import requests
+from openshell_proxy.relay import upstream
 from openshell_proxy.relay.exchange import Exchange
+from openshell_proxy.relay.stream import Stream
+from openshell_proxy.relay.upstream import UpstreamStream
 from openshell_proxy.settings import Limits
 
 
@@ -533,6 +537,69 @@ async def test_a_websocket_is_a_pipe_after_the_upgrade(world: World) -> None:
     assert await client.reader.readexactly(5) == b"early"
     await client.send(b"frames")
     assert await asyncio.wait_for(client.reader.readexactly(6), 10) == b"FRAMES"
+
+
+async def test_a_client_that_said_all_before_the_switch_is_heard_to_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+
+    class Watched(Stream):
+        def eof_received(self) -> bool:
+            ended.set()
+            return super().eof_received()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        await ended.wait()
+        writer.write(SWITCHING)
+        assert await asyncio.wait_for(reader.read(), SECONDS) == b"frames"
+        writer.write(b"last")
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    monkeypatch.setattr(requests, "Stream", Watched)
+    client = await world.client()
+    await client.send(get(there.port, "/", "GET", *WEBSOCKET, "Connection: close") + b"frames")
+    client.writer.write_eof()
+    assert (await client.head())[0] == 101
+    assert await client.ended() == b"last"
+
+
+async def test_a_destination_that_is_gone_before_the_switch_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last words wait behind others that the client does not take, and its end comes meanwhile."""
+    there_all, gone = asyncio.Event(), asyncio.Event()
+
+    class Watched(UpstreamStream):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.buffer.endswith(SWITCHING):
+                there_all.set()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if there_all.is_set():
+                gone.set()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line, _, _ = await read_request(reader)
+        if line.startswith("GET /large "):
+            writer.write(answer(b"x" * 200_000))
+        else:
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nX: " + b"x" * 200_000 + b"\r\n\r\n" + SWITCHING)
+            await there_all.wait()
+            reset(writer)
+
+    monkeypatch.setattr(upstream, "UpstreamStream", Watched)
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.narrow_client()
+    await client.send(get(there.port, "/large") + get(there.port, "/", "GET", *WEBSOCKET))
+    await asyncio.wait_for(gone.wait(), SECONDS)
+    with pytest.raises(ConnectionError):
+        await client.ended()
 
 
 async def test_ambiguous_framing_is_answered_and_reaches_nobody(world: World) -> None:

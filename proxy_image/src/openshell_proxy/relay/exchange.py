@@ -365,14 +365,18 @@ class Exchange:
     async def _pipe(self, upstream: UpstreamStream) -> None:
         """Bytes both ways, unseen."""
         client, there = self.client.transport, upstream.transport
-        if client is None or there is None or self.client.lost or upstream.lost:
-            raise Broken("a side was gone before the upgrade")
+        assert client is not None and there is not None
+        if upstream.lost:
+            raise Broken("the destination was gone before the switch")
         early_up, early_down = self.client.consume(len(self.client.buffer)), upstream.consume(len(upstream.buffer))
         pipe = Pipe()
         self.passed = lambda: pipe.received
         pipe.client.transport, pipe.upstream.transport = client, there
         pipe.join(pipe.client, client, early_up)
         pipe.join(pipe.upstream, there, early_down)
+        for end, stream in ((pipe.client, self.client), (pipe.upstream, upstream)):
+            if stream.ended:
+                end.eof_received()  # the transport has told it already, and tells it once
         self.client.on_last = pipe.abort  # nobody can say goodbye within bytes that are not looked at
         try:
             await pipe.done.wait()
