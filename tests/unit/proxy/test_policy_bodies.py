@@ -121,6 +121,7 @@ def test_a_response_frame_and_a_bad_body_are_refused_even_in_audit() -> None:
     assert not ask(policy, RESULT).allowed
     bad = ask(policy, b"{")
     assert (bad.allowed, bad.audited, bad.error) == (False, False, "invalid_jsonrpc_request")
+    assert bad.reason == "invalid JSON"
     assert ask(load("graphql", access="full", enforcement="audit"), b"{").error == "invalid_graphql_request"
 
 
@@ -131,19 +132,23 @@ def test_the_body_is_asked_for_and_bounded() -> None:
     first = ask(policy, None)
     assert (first.allowed, first.body_limit, first.protocol) == (False, 100, "json-rpc")
     assert ask(policy, call("a")).body_limit == 0
-    assert not ask(policy, call("a" * 100)).allowed
+    size = len(json.dumps(call()))
+    assert ask(policy, call("a" * (101 - size))).allowed
+    assert not ask(policy, call("a" * (102 - size))).allowed
     assert ask(load("graphql", access="full"), None).body_limit == 65536
+    assert ask(load("graphql", access="full", graphql_max_body_bytes=100), None).body_limit == 100
     assert ask(load("rest", access="full"), None).body_limit == 0
 
 
 def test_no_broad_rule_beside_it_opens_what_a_body_protocol_refuses() -> None:
-    for protocol, rules, body in (
-        ("json-rpc", [allow(method="a")], call("b")),
-        ("mcp", [allow(method="tools/list")], call("b")),
-        ("graphql", [allow(operation_type="query")], {"query": "mutation { a }"}),
+    for protocol, rules, body, good in (
+        ("json-rpc", [allow(method="a")], call("b"), call("a")),
+        ("mcp", [allow(method="tools/list")], call("b"), call("tools/list")),
+        ("graphql", [allow(operation_type="query")], {"query": "mutation { a }"}, {"query": "{ a }"}),
     ):
         broad = {"host": HOST, "port": 443, "protocol": "rest", "enforcement": "enforce", "access": "full"}
         policy = load(protocol, broad, rules=rules, path="/rpc")
+        assert ask(policy, good, path="/rpc").allowed
         assert not ask(policy, body, path="/rpc").allowed
         assert not ask(policy, None, "DELETE", path="/rpc").allowed
         assert ask(policy, None, path="/other").allowed
@@ -152,7 +157,9 @@ def test_no_broad_rule_beside_it_opens_what_a_body_protocol_refuses() -> None:
 def test_mcp_decisions() -> None:
     policy = load("mcp", rules=[allow(method="tools/call", tool={"any": ["read_*", "list"]}), allow(method="ping")],
                   deny_rules=[{"method": "tools/call", "tool": "read_secret"}])  # fmt: skip
-    assert ask(policy, call("tools/call", params={"name": "read_x"})).allowed
+    assert ask(policy, call("tools/call", params={"name": "read_x"})).rule == "tools/call read_*,list"
+    assert not ask(policy, None, parsed=Frames((Call("tools/call"),))).allowed
+    assert not ask(policy, None, parsed=Frames()).allowed
     assert ask(policy, call("tools/call", params={"name": "read_secret"})).rule == "tools/call read_secret"
     assert not ask(policy, call("tools/call", params={"name": "write"})).allowed
     assert not ask(policy, call("tools/list")).allowed
@@ -164,6 +171,18 @@ def test_mcp_decisions() -> None:
     assert not ask(policy, None, "DELETE").allowed
 
 
+def test_a_method_that_never_compiles_never_allows() -> None:
+    policy = load("mcp", rules=[allow(method="tools/[a"), allow(method="ping")])
+    assert not ask(policy, call("tools/a")).allowed
+    assert ask(policy, call("ping")).allowed
+
+
+def test_tools_of_any_name_where_the_policy_says_so() -> None:
+    policy = load("mcp", mcp={"strict_tool_names": False}, rules=[allow(method="tools/call", tool="a b")])
+    assert ask(policy, call("tools/call", params={"name": "a b"})).allowed
+    assert not ask(policy, call("tools/call", params={"name": "a c"})).allowed
+
+
 def test_mcp_that_allows_all_methods() -> None:
     everything = load("mcp", mcp={"allow_all_known_mcp_methods": True})
     assert ask(everything, call("vendor/x")).allowed
@@ -172,6 +191,8 @@ def test_mcp_that_allows_all_methods() -> None:
     assert ask(some, call("tools/list")).allowed
     assert ask(some, call("tools/call", params={"name": "a"})).allowed
     assert not ask(some, call("tools/call", params={"name": "b"})).allowed
+    none = load("mcp", mcp={"allow_all_known_mcp_methods": True}, rules=[allow(method="ping")])
+    assert ask(none, call("tools/call", params={"name": "b"})).allowed
 
 
 def operations(body: Any) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -269,20 +290,45 @@ def test_graphql_decisions(body: Any, allowed: bool) -> None:
     assert ask(load("graphql", **GRAPHQL), body).allowed is allowed
 
 
+def test_a_graphql_rule_is_named_by_its_type_and_fields() -> None:
+    policy = load(
+        "graphql", rules=[allow(operation_type="query", fields=["a", "b*"]), allow(operation_type="mutation")]
+    )
+    assert ask(policy, {"query": "{ a }"}).rule == "query a,b*"
+    assert ask(policy, {"query": "mutation { a }"}).rule == "mutation *"
+
+
+@pytest.mark.parametrize("keys", [{"rules": [allow(operation_type="*")]},
+                                  {"access": "full", "deny_rules": [{"operation_type": "*"}]}])  # fmt: skip
+def test_a_graphql_rule_says_nothing_of_what_is_no_operation(keys: dict[str, Any]) -> None:
+    found = ask(load("websocket", **keys), None, "", "")
+    assert (found.allowed, found.rule) == ("access" in keys, "" if "rules" in keys else "* **")
+
+
+def test_a_rule_of_requests_says_nothing_of_an_operation_and_a_named_one_nothing_of_one_without_a_name() -> None:
+    policy = load("websocket", rules=[allow(method="GET", path="/x"), allow(operation_type="*", operation_name="*")])
+    assert ask(policy, None, "WEBSOCKET_TEXT", parsed=(Operation("query", "A"),)).allowed
+    assert not ask(policy, None, "WEBSOCKET_TEXT", parsed=(Operation("query"),)).allowed
+    assert not ask(policy, None, "WEBSOCKET_TEXT", parsed=(Operation(""),)).allowed
+
+
 def test_persisted_queries_need_the_registry_and_leave_to_use_it() -> None:
     reason = "GraphQL persisted query is not registered"
     assert ask(load("graphql", **GRAPHQL), {"id": "unknown"}).reason == reason
     both = Operation("", "", (), True, "unknown", "abc")  # a hash is not made good by an identifier
     assert ask(load("graphql", **GRAPHQL), None, parsed=(both,)).reason == reason
     assert ask(load("graphql", **{**GRAPHQL, "persisted_queries": "deny"}), {"id": "abc"}).reason == reason
+    beside = {"host": HOST, "port": 443, "protocol": "graphql", "enforcement": "enforce", **GRAPHQL}
+    assert ask(load("graphql", beside, access="read-only", persisted_queries="allow_registered"), {"id": "abc"}).allowed
 
 
 def test_graphql_presets_and_other_methods() -> None:
     policy = load("graphql", access="read-write")
     assert ask(policy, {"query": "mutation { a }"}).allowed
     assert not ask(policy, {"query": "subscription { a }"}).allowed
-    assert not ask(policy, None, "OPTIONS").allowed
-    assert not ask(policy, None, "PUT").allowed
+    for method in ("OPTIONS", "PUT"):
+        found = ask(policy, None, method)
+        assert (found.allowed, found.error, found.reason) == (False, "", "GraphQL operation not permitted by policy")
     assert ask(policy, {"query": "{ a }"}, with_body=True).allowed
     get = Request("GET", "/x", {"query": ("{ a }",)})
     assert policy.decide(Intent(HOST, 443, get)).allowed
@@ -298,11 +344,33 @@ def test_a_rule_for_everything_beside_graphql_does_not_free_its_messages() -> No
     assert not ask(load("websocket", rules=rules[:1]), None, "GET").message_policy
 
 
-def test_a_broad_endpoint_beside_graphql_does_not_refuse_its_operations() -> None:
+def test_where_a_governing_endpoints_rules_do_not_hold_a_broader_one_decides() -> None:
+    """OpenShell's two matchers disagree on whether ``/a/**`` takes ``/a``."""
     beside = {"host": HOST, "port": 443, "protocol": "rest", "enforcement": "enforce", "access": "full"}
-    policy = load("graphql", beside, path="/x", rules=[allow(operation_type="query")])
-    assert ask(policy, {"query": "{ a }"}).allowed
-    assert not ask(policy, {"query": "mutation { a }"}).allowed
+    policy = load("websocket", beside, path="/a/**", rules=[allow(operation_type="query")])
+    text = {"type": "subscribe", "payload": {"query": "mutation { a }"}}
+    assert ask(policy, text, "WEBSOCKET_TEXT", "/a").allowed
+    assert not ask(policy, text, "WEBSOCKET_TEXT", "/a/b").allowed
+
+
+def test_a_rule_for_everything_of_graphql_does_not_free_the_messages_of_another_endpoint() -> None:
+    rules = [allow(method="*", path="**"), allow(operation_type="query")]
+    beside = {"host": HOST, "port": 443, "protocol": "websocket", "enforcement": "enforce", "rules": rules}
+    policy = load("websocket", beside, path="/x", access="read-only")
+    assert ask(policy, None, "GET").message_policy
+    assert not ask(policy, b"hello", "WEBSOCKET_TEXT").allowed
+
+
+def test_an_endpoint_of_messages_does_not_judge_those_of_another_kind() -> None:
+    query = {"type": "subscribe", "payload": {"query": "{ a }"}}
+    beside = {"host": HOST, "port": 443, "protocol": "websocket", "enforcement": "enforce", "access": "full"}
+    policy = load("websocket", beside, path="/x", rules=[allow(operation_type="query")])
+    assert ask(policy, query, "WEBSOCKET_TEXT").allowed
+    del beside["access"]
+    beside["rules"] = [allow(method="GET", path="**"), allow(operation_type="query")]
+    policy = load("graphql", beside, path="/x", access="full")
+    assert ask(policy, {"query": "mutation { a }"}).allowed
+    assert ask(policy, query, "WEBSOCKET_TEXT", "/y").allowed
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,11 @@ def test_audit_forwards_and_says_so_and_enforce_does_not() -> None:  # trap 1
     assert not allows(load(rest(access="read-only")), "POST", "/x")
     unnamed = {key: value for key, value in rest(access="read-only").items() if key != "enforcement"}
     assert not allows(load(unnamed), "POST", "/x")
+    text = json.dumps({"version": 1, "network_policies": {"p": {"endpoints": [unnamed]}}})
+    policy = load_policy(text, default_enforcement="audit")
+    assert ask(policy, "POST", "/x").audited
+    assert "nothing is blocked here" in policy.notices[0]
+    assert "enforced here" in load_policy(text).notices[0]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +248,8 @@ def test_a_glob_that_never_compiles_never_allows() -> None:  # trap 26
     assert not allows(policy, "GET", "/[a")
     assert not allows(policy, "GET", "/b?q=x")
     assert not allows(policy, "GET", "/b?q={x")
+    messages = load(websocket(rules=[allow(method="GET", path="/[a"), allow(method="GET", path="/b")]))
+    assert allows(messages, "GET", "/b")
 
 
 @pytest.mark.parametrize(
@@ -287,6 +294,11 @@ def test_an_endpoint_of_the_fourth_layer_beside_rules_adds_none() -> None:
     policy = load(rest(access="read-only"), a=[{"host": HOST, "port": 443}])
     assert policy.decide(Intent(HOST, 443)).inspects
     assert not allows(policy, "POST", "/")
+
+
+def test_an_endpoint_of_the_fourth_layer_allows_every_request() -> None:
+    found = ask(load({"host": HOST, "port": 443}), "DELETE", "/x")
+    assert (found.allowed, found.layer) == (True, "l4")
 
 
 def test_sql_and_tcp_are_connections() -> None:
@@ -364,12 +376,24 @@ def websocket(**keys: Any) -> dict[str, Any]:
         ({"access": "full", "deny_rules": [{"method": "WEBSOCKET_TEXT", "path": "/a"}]}, True),
         ({"rules": [allow(method="GET", path="**"), allow(operation_type="query")]}, True),
         ({"rules": [allow(method="GET", path="**"), allow(method="WEBSOCKET_TEXT", path="/ws/*")]}, True),
+        ({"rules": [allow(method="GET", path="**"), allow(method="WEBSOCKET_TEXT", path="**")]}, False),
+        (
+            {"rules": [allow(method="GET", path="**"), allow(method="WEBSOCKET_TEXT", path="**", query={"a": "b"})]},
+            True,
+        ),
+        ({"rules": [allow(method="GET", path="**"), allow(method="WEBSOCKET_TEXT", path="**", when="`true`")]}, True),
     ],
 )
 def test_messages_are_judged_where_a_rule_could_refuse_one(keys: dict[str, Any], judged: bool) -> None:
     found = ask(load(websocket(**keys)), "GET", "/ws/1")
     assert found.allowed
     assert (found.protocol, found.message_policy) == ("websocket", judged)
+
+
+@pytest.mark.parametrize("path", ["", "/ws/**"])
+def test_an_endpoint_of_requests_judges_no_messages(path: str) -> None:
+    found = ask(load(rest(access="read-only", path=path)), "GET", "/ws/1")
+    assert (found.allowed, found.message_policy) == (True, False)
 
 
 def test_a_deny_rule_of_any_endpoint_beside_it_has_messages_judged() -> None:

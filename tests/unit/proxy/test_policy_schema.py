@@ -45,12 +45,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"protocol": "tcp", "access": "full"}, "access is not valid for protocol tcp"),
     ({"protocol": "soap", "access": "full"}, "unknown protocol 'soap'"),
     ({"access": "full"}, "need a protocol"),
+    ({"rules": rule(**GET)}, "need a protocol"),
     ({"deny_rules": [GET]}, "deny_rules require protocol"),
     ({"protocol": "rest"}, "requires rules or access"),
     ({"protocol": "rest", "access": "full", "rules": rule(**GET)}, "mutually exclusive"),
     ({"protocol": "rest", "rules": []}, "rules list cannot be empty"),
     ({"protocol": "rest", "access": "full", "deny_rules": []}, "deny_rules list cannot be empty"),
     ({"protocol": "rest", "rules": [{}]}, r"rules\[0\] without allow"),
+    ({"protocol": "rest", "rules": [{"allow": {}}]}, r"rules\[0\] without allow"),
+    ({"protocol": "websocket", "access": "full", "deny_rules": [{"method": "GET", "path": "/[a"}]}, "would never match"),
     ({"protocol": "rest", "rules": rule(method="GET")}, "without path would deny all traffic"),
     ({"protocol": "rest", "access": "full", "deny_rules": [{"method": "GET"}]}, "would never match"),
     ({"protocol": "rest", "access": "full", "deny_rules": [{"method": "*", "path": "/a[b"}]}, "unclosed '\\['"),
@@ -61,7 +64,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"protocol": "rest", "rules": rule(**GET, when="request.[")}, "when: not JMESPath"),
     ({"protocol": "rest", "access": "full", "path": "v1"}, "must begin with /"),
     ({"protocol": "rest", "access": "full", "path": "/[v1"}, "endpoint path '/\\[v1' has an unclosed"),
-    ({"protocol": "rest", "access": "full", "mcp": {"strict_tool_names": True}}, "only valid for protocol mcp"),
+    ({"protocol": "rest", "access": "full", "mcp": {"strict_tool_names": True}}, "mcp.strict_tool_names is only valid for"),
     ({"protocol": "rest", "access": "full", "json_rpc": {}}, "json_rpc is only valid for protocol json-rpc"),
     ({"protocol": "rest", "access": "full", "persisted_queries": "deny"}, "only valid for protocol graphql"),
     ({"protocol": "sql", "rules": rule(command="SELECT")}, "SQL enforcement requires full SQL parsing"),
@@ -77,12 +80,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"protocol": "json-rpc", "rules": rule(method="a", tool="b")}, "do not support params or tool"),
     ({"protocol": "mcp"}, "protocol mcp requires rules"),
     ({"protocol": "mcp", "rules": rule(tool="a")}, "method is required"),
-    ({"protocol": "mcp", "rules": rule(method="vendor/*")}, "only inside the tools/ family"),
+    ({"protocol": "mcp", "rules": rule(method="vendor/*")}, "only inside the tools/ family$"),
     ({"protocol": "mcp", "rules": rule(method="tools/list", tool="a")}, "need method: tools/call"),
     ({"protocol": "mcp", "rules": rule(method="tools/call", params={"arguments": "a"})}, "only params.name"),
     ({"protocol": "mcp", "rules": rule(method="tools/call", tool="a", params={"name": "b"})}, "mutually exclusive"),
     ({"protocol": "mcp", "mcp": {"strict_tool_names": False}, "rules": rule(method="tools/call", tool="a*")},
-     "strict_tool_names: true"),
+     "allow.tool: a wildcard tool needs mcp.strict_tool_names: true"),
     ({"protocol": "mcp", "rules": rule(method="tools/call", tool="a"), "deny_rules": [{"method": "tools/call"}]},
      "denies every tool call"),
     ({"allowed_ips": ["10.0.0.0/8", "127.0.0.1"]}, "always-blocked"),
@@ -99,6 +102,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"host": "user@a.com"}, "is not a host name, address or wildcard"),
     ({"host": "a.com/x"}, "is not a host name, address or wildcard"),
     ({"host": "a\x07.com"}, "is not a host name, address or wildcard"),
+    ({"host": "[::1"}, "is not a host name, address or wildcard"),
+    ({"host": "x::1]"}, "is not a host name, address or wildcard"),
     ({"host": " a.com"}, "leading or trailing whitespace"),
     ({"host": "a.com."}, "omit the trailing DNS root dot"),
     ({"host": "*..example.com"}, "empty DNS labels"),
@@ -121,6 +126,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"protocol": "sql", "enforcement": "audit", "rules": rule(command="")}, "command is required"),
     ({"protocol": "rest", "rules": rule(**GET, fields=["a"])}, "only valid for protocol graphql"),
     ({"protocol": "rest", "rules": rule(**GET, tool="a")}, "not valid for protocol rest"),
+    ({"protocol": "websocket", "rules": rule(**GET, tool="a")}, "not valid for protocol websocket"),
     ({"protocol": "rest", "rules": rule(**GET, query={"a": {"any": []}})}, "list must not be empty"),
     ({"protocol": "rest", "rules": rule(**GET, query={"a": {"re": "x"}})}, "unknown matcher keys re"),
     ({"protocol": "rest", "rules": rule(**GET, query={"a": 5})}, "expected string glob"),
@@ -137,8 +143,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"protocol": "json-rpc", "rules": rule(method="a", fields=["a"])}, "not valid for protocol json-rpc"),
     ({"protocol": "mcp", "mcp": {"allow_all_known_mcp_methods": True}, "rules": rule(when="request")},
      "without method and tool would allow nothing"),
+    ({"protocol": "mcp", "mcp": {"allow_all_known_mcp_methods": True}, "deny_rules": [{"when": "request"}]},
+     "without method and tool would deny nothing"),
+    ({"protocol": "mcp", "rules": rule(method="*")}, "tools/ family; mcp.allow_all_known_mcp_methods allows every"),
+    ({"protocol": "mcp", "rules": rule(method="tools/call", tool="a", params={"name": "b"})}, "are mutually exclusive"),
+    ({"protocol": "mcp", "mcp": {"strict_tool_names": False}, "rules": rule(method="tools/call", params={"name": "?"})},
+     "params.name: a wildcard tool"),
     ({"protocol": "mcp", "mcp": {"strict_tool_names": "no"}, "rules": rule(method="tools/list")}, "must be boolean"),
-    ({"protocol": "mcp", "mcp": {"max_body_bytes": 0}, "rules": rule(method="tools/list")}, "positive integer"),
+    ({"protocol": "mcp", "mcp": {"max_body_bytes": 0}, "rules": rule(method="tools/list")},
+     "mcp.max_body_bytes must be a positive integer"),
+    ({"protocol": "json-rpc", "json_rpc": {"max_body_bytes": 0}, "rules": rule(method="a")},
+     "json_rpc.max_body_bytes must be a positive integer"),
     ({"protocol": "json-rpc", "mcp": {"strict_tool_names": True}, "rules": rule(method="a")}, "only valid for protocol mcp"),
     ({"credential_signing": "sigv4", "signing_service": "s3", "request_body_credential_rewrite": True},
      "mutually exclusive"),
@@ -240,6 +255,7 @@ def test_middlewares_are_judged_in_full(entries: dict[str, Any], words: str) -> 
         ({"protocol": "rest", "access": "all"}, "unsupported access preset"),
         ({"protocol": "rest", "access": "full", "tls": "skip"}, "tls: skip"),
         ({"protocol": "rest", "rules": rule(method="PROPFIND", path="**")}, "Unknown HTTP method 'PROPFIND'"),
+        ({"protocol": "websocket", "rules": rule(method="POST", path="**")}, "Unknown HTTP method 'POST'"),
         ({"protocol": "rest", "rules": rule(**GET, query={"a": "[b"})}, "never matches"),
         ({"protocol": "sql", "enforcement": "audit", "rules": rule(command="*")}, "every statement passes"),
         ({"path": "/v1"}, "path has no effect"),
@@ -252,6 +268,21 @@ def test_middlewares_are_judged_in_full(entries: dict[str, Any], words: str) -> 
 def test_what_loads_with_a_notice(keys: dict[str, Any], words: str) -> None:
     given = {key: value for key, value in {**endpoint(), **keys}.items() if value is not None}
     assert words in "\n".join(load(given).notices)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"enforcement": None},
+        {"protocol": "rest", "access": "full", "path": "**"},
+        {"protocol": "rest", "rules": [*rule(method="*", path="**"), *rule(method="put", path="/a/**")]},
+        {"protocol": "websocket", "rules": [*rule(**GET), *rule(method="WEBSOCKET_TEXT", path="**")]},
+    ],
+)
+def test_what_is_as_it_should_be_has_no_notice(keys: dict[str, Any]) -> None:
+    given = {key: value for key, value in endpoint(**keys).items() if value is not None}
+    assert load(given).notices == ()
+    assert load(given).document.endpoints[0].path == ""
 
 
 def test_binaries_are_ignored_and_a_notice_says_that_more_is_granted() -> None:
@@ -314,4 +345,18 @@ def test_aliases_cannot_multiply_a_policy() -> None:
     endpoints = "".join(f"      - {{host: h{i}.example.com, port: 1, protocol: rest, rules: *r}}\n" for i in range(300))
     text = f"version: 1\nnetwork_policies:\n  a:\n    {rules}    endpoints:\n{endpoints}"
     with pytest.raises(PolicyError, match="aliases"):
+        load_policy(text)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("protocol: rest, rules: [{allow: {method: GET, path: /, query: {a: {glob: x, glob: x}}}}]", "unknown matcher"),
+        ("protocol: rest, rules: [{allow: {method: GET, path: /, query: {a: {[b]: x}}}}]", "unknown matcher"),
+        ("protocol: mcp, rules: [{allow: {method: tools/call, tool: &t {any: [*t]}}}]", "must be a text"),
+    ],
+)
+def test_what_only_yaml_can_say(keys: str, words: str) -> None:
+    text = f"version: 1\nnetwork_policies: {{a: {{endpoints: [{{host: a.example.com, port: 1, {keys}}}]}}}}"
+    with pytest.raises(PolicyError, match=words):
         load_policy(text)

@@ -27,7 +27,7 @@ from openshell_proxy.policy.model import (
     Network,
     Rule,
 )
-from openshell_proxy.policy.rules import OPERATIONS, PRESETS, RuleReader, any_method, preset_rules
+from openshell_proxy.policy.rules import OPERATIONS, PRESETS, RuleReader, preset_rules
 
 KEYS = (
     "host", "port", "ports", "path", "protocol", "tls", "enforcement", "access", "rules", "deny_rules", "allowed_ips",
@@ -87,7 +87,7 @@ class EndpointReader:
             path=self._path(),
             protocol=self.protocol,
             tls=tls,
-            tls_named=bool(self.keys.get("tls")) and self._text("tls") != "",
+            tls_named=self._text("tls") != "",
             enforcement=enforcement,
             rules=rules,
             deny_rules=deny_rules,
@@ -120,10 +120,9 @@ class EndpointReader:
             text = "endpoint host must not be empty unless allowed_ips constrains a non-TCP proxy endpoint"
             self._error("host", text)
         try:
-            if host:
-                check_host_pattern(host)
-                if self.protocol == "tcp":
-                    check_dns_name(host)
+            check_host_pattern(host)
+            if self.protocol == "tcp":
+                check_dns_name(host)
         except HostPatternError as error:
             self._error("host", f"network policy '{self.policy}': {error}")
         return _compressed(host)
@@ -177,7 +176,7 @@ class EndpointReader:
         allow: list[Rule | None] = []
         for index, node in enumerate(self.reader.items(self.keys.get("rules"), "rules")):
             content = self.reader.mapping(node, "a rule", ("allow",)).get("allow")
-            if content is None or (isinstance(content, yaml.MappingNode) and not content.value):
+            if content is None or not content.value:
                 self.reader.error(node, f"rules[{index}] without allow would deny all traffic")
             else:
                 allow.append(rules.read(content, f"rules[{index}].allow", False))
@@ -187,11 +186,10 @@ class EndpointReader:
         ]
         found = tuple(rule for rule in allow if rule is not None)
         deny = tuple(rule for rule in denied if rule is not None)
+        self._check_messages(found, deny)
         self._check_tools(found, deny)
         if access:
             found = preset_rules(self.protocol, access, int(self.keys["access"].start_mark.line) + 1)
-        elif allow_all and "rules" not in self.keys:
-            found = (any_method(int(self.node.start_mark.line) + 1),)
         return found, deny
 
     def _check_base(self, access: str, allow_all: bool) -> None:
@@ -215,7 +213,7 @@ class EndpointReader:
         elif protocol not in ("", "tcp", "json-rpc", "mcp") and not has_rules and not access:
             self._l7("protocol", f"protocol {protocol} requires rules or access")
         if not protocol and (access or has_rules):
-            self._l7("rules" if has_rules else "access", "rules and access need a protocol to be judged in")
+            self._l7("protocol", "rules and access need a protocol to be judged in")
         if "deny_rules" in self.keys and not protocol:
             self._l7("deny_rules", "deny_rules require protocol")
         if "deny_rules" in self.keys and not has_rules and not access and protocol != "mcp":
@@ -223,9 +221,7 @@ class EndpointReader:
 
     def _check_tools(self, allow: tuple[Rule, ...], deny: tuple[Rule, ...]) -> None:
         """Rules for every tool call make those for single tools meaningless (spec 1.8)."""
-        if self.protocol == "websocket":
-            self._check_messages(allow, deny)
-        if self.protocol != "mcp" or not any(rule.tool is not None for rule in allow):
+        if not any(rule.tool is not None for rule in allow):
             return
         for rules, key, verb in ((allow, "rules", "allows"), (deny, "deny_rules", "denies")):
             for rule in rules:

@@ -24,7 +24,7 @@ def check_host_pattern(pattern: str) -> None:
     """Judge an endpoint's host. Raises :class:`HostPatternError`; names without ``*`` are compared literally."""
     if pattern != pattern.strip():
         raise HostPatternError(f"host '{pattern}' has leading or trailing whitespace")
-    if not pattern.isascii() or not pattern.isprintable() or any(char in pattern for char in " @/"):
+    if not pattern.isascii() or not pattern.isprintable() or any(char in pattern for char in " @/[]"):
         raise HostPatternError(f"host '{pattern}' is not a host name, address or wildcard")
     if pattern.endswith("."):
         raise HostPatternError(f"host '{pattern}' ends with a dot; omit the trailing DNS root dot")

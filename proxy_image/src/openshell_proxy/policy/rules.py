@@ -54,12 +54,6 @@ def preset_rules(protocol: str, access: str, line: int) -> tuple[Rule, ...]:
     )  # fmt: skip
 
 
-def any_method(line: int) -> Rule:
-    """What ``allow_all_known_mcp_methods`` without rules stands for."""
-    matcher = Matcher((compile_glob("**", SEPARATOR_NAME),))
-    return Rule(line=line, text="*", authored={"method": "*"}, kind="rpc", method="*", rpc_method=matcher)
-
-
 @dataclasses.dataclass(slots=True)
 class RuleReader:
     """Reads rules of one endpoint. *at* of each method is how the rule is called in errors, ``rules[0].allow``."""
@@ -106,7 +100,7 @@ class RuleReader:
             self.reader.notice(
                 keys["method"], f"{at}.method: Unknown HTTP method '{method}'; known are {', '.join(known)}"
             )
-        usable = path == "**" or not path or self._glob(path, keys["path"], SEPARATOR_PATH, f"{at}.path", denying)
+        usable = not path or self._glob(path, keys["path"], SEPARATOR_PATH, f"{at}.path", denying)
         query = keys.get("query")
         matchers = self.reader.mapping(query, f"{at}.query") if query is not None else {}
         rule = Rule(
@@ -136,8 +130,9 @@ class RuleReader:
         if fields is not None and not listed:
             self.reader.error(fields, f"{at}.fields list must not be empty")
         texts = [self.reader.text(item, f"{at}.fields") for item in listed]
-        if "" in texts:
-            self.reader.error(fields or node, f"{at}.fields must not have an empty member")
+        for item, text in zip(listed, texts, strict=True):
+            if not text:
+                self.reader.error(item, f"{at}.fields must not have an empty member")
         return Rule(
             line=_line(node),
             text=f"{kind} {','.join(texts) or '*'}",
@@ -160,19 +155,16 @@ class RuleReader:
                 self.reader.error(node, f"{at}.method is required for protocol json-rpc")
             elif method != "*" and any(char in SPECIAL for char in method):
                 self.reader.error(keys["method"], f"{at}.method: '{method}' must be exact or the lone *, not a glob")
-        if not method and tool is not None:
+        if tool is not None:
             method = TOOLS_CALL
-        matcher = None
-        if self.protocol == "mcp" and method:
-            compiled = self._glob(method, keys.get("method", node), SEPARATOR_NAME, f"{at}.method", denying)
-            matcher = Matcher((compiled,) if compiled else ())
+        compiled = self._glob(method, keys.get("method", node), SEPARATOR_NAME, f"{at}.method", denying)
         return Rule(
             line=_line(node),
             text=method if tool is None else f"{method} {self._tool_text(keys)}",
             authored={"method": method},
             kind="rpc",
             method=method,
-            rpc_method=matcher,
+            rpc_method=Matcher((compiled,) if compiled else ()),
             tool=tool,
             when=self._when(keys, at),
         )
@@ -208,8 +200,7 @@ class RuleReader:
 
     @staticmethod
     def _tool_text(keys: Mapping[str, yaml.Node]) -> str:
-        chosen = keys.get("tool", keys.get("params"))
-        return ",".join(_texts(chosen)) if chosen is not None else ""
+        return ",".join(_texts(keys["tool"] if "tool" in keys else keys["params"]))
 
     def _matcher(self, node: yaml.Node, at: str, denying: bool) -> Matcher:
         """A glob, ``{glob: G}`` or ``{any: [G, …]}``."""

@@ -56,8 +56,8 @@ class Group:
             endpoint.graphql_max_body_bytes if self.graphql else endpoint.json_rpc_max_body_bytes
             for endpoint in endpoints
         ]
-        self.body_limit = min(limits) if self.protocol in _BODY_PROTOCOLS else 0
-        self.message_limit = min(limits) if self.protocol == "websocket" and self.graphql else 0
+        self.limit = min(limits)
+        self.body_limit = self.limit if self.protocol in _BODY_PROTOCOLS else 0
         self.credentials = first.credentials
         self._connection = connection = dataclasses.replace(connection, credentials=first.credentials)
         owners = {id(rule): endpoint for endpoint in endpoints for rule in (*endpoint.rules, *endpoint.deny_rules)}
@@ -76,10 +76,9 @@ class Group:
         )  # fmt: skip
 
     def _admission(self, endpoint: Endpoint, rule: Rule) -> Decision:
-        messages = rule.method in ("GET", "*") and endpoint.protocol == "websocket" and rule.kind == "rest"
         return dataclasses.replace(
             self._connection, layer="l7", policy=endpoint.policy, rule=rule.text, line=rule.line,
-            protocol=endpoint.protocol, body_limit=0, message_policy=messages,
+            protocol=endpoint.protocol, body_limit=0,
         )  # fmt: skip
 
     def _admits_every_message(self) -> bool:
@@ -102,7 +101,7 @@ class Group:
                 if request.method == "GET" and request.with_body:
                     raise BodyError("a GET has no body")
                 return operations_of_request(request.method, request.query, request.body or b"")
-            strict = self.protocol != "mcp" or all(endpoint.strict_tool_names for endpoint in self.endpoints)
+            strict = all(endpoint.strict_tool_names for endpoint in self.endpoints)
             return parse_frames(request.body or b"", mcp=self.protocol == "mcp", strict_tool_names=strict)
         except BodyError as error:
             code = _INVALID.get(self.protocol, "invalid_graphql_request")
@@ -133,11 +132,13 @@ class Group:
         """Whether a parsed body is of the kind that this group's rules speak of."""
         if isinstance(parsed, Frames):
             return self.protocol in ("json-rpc", "mcp")
+        return self._judges_operations(request)
+
+    def _judges_operations(self, request: Request) -> bool:
         return self.protocol == "graphql" or (self.graphql and request.method == MESSAGE)
 
     def not_permitted(self, request: Request) -> Denial:
-        graphql = self.protocol == "graphql" or (self.graphql and request.method == MESSAGE)
-        what = "GraphQL operation" if graphql else f"{request.method} {request.path}"
+        what = "GraphQL operation" if self._judges_operations(request) else f"{request.method} {request.path}"
         return Denial(f"{what} not permitted by policy", self.policy, "", self.line)
 
     def by_rule(self, rule: Rule, reason: str) -> Denial:
@@ -160,7 +161,7 @@ class Group:
 
     def _effective(self, operation: Operation) -> Operation | None:
         """The operation itself, or the registered one that a persisted query stands for."""
-        if not operation.persisted or operation.type:
+        if not operation.persisted:
             return operation
         for endpoint in self.endpoints:
             found = endpoint.persisted.get(operation.hash or operation.id)
@@ -168,10 +169,10 @@ class Group:
                 return found
         return None
 
-    def _allowing_operation(self, host: str, port: int, request: Request, operation: Operation) -> Rule | None:
+    def _allowing_operation(self, host: str, port: int, request: Request, operation: Operation) -> Decision | None:
         for rule in self.allow_rules:
             if _operation_matches(rule, operation, False) and condition_holds(rule, host, port, request, False):
-                return rule
+                return self._admissions[id(rule)]
         return None
 
     def _refuses_frames(self, host: str, port: int, request: Request, frames: Frames) -> Denial | None:
@@ -214,11 +215,11 @@ class Group:
         if parsed is None:
             if self.protocol == "mcp" and request.method == "GET" and request.receive_stream:
                 return dataclasses.replace(self._any_method(), rule="receive stream")
-            if self.protocol in _BODY_PROTOCOLS or (self.graphql and request.method == MESSAGE):
+            if self.graphql and request.method == MESSAGE:
                 return None
             return self.allow.find(host, port, request)
         if not self.judges(parsed, request):
-            return self.allow.find(host, port, request) if self.protocol in ("rest", "websocket") else None
+            return self.allow.find(host, port, request)
         if isinstance(parsed, Frames):
             if not parsed.calls:
                 return self._any_method() if parsed.has_response else None
@@ -226,8 +227,7 @@ class Group:
         if not parsed:
             return self._any_control()
         last = self._effective(parsed[-1])
-        rule = self._allowing_operation(host, port, request, last) if last is not None else None
-        return self._admissions[id(rule)] if rule is not None else None
+        return self._allowing_operation(host, port, request, last) if last is not None else None
 
     def _any_control(self) -> Decision | None:
         """A message that only controls a GraphQL connection; a request without an operation is no such thing."""
@@ -277,7 +277,7 @@ class Site:
     def judge(self, host: str, port: int, request: Request) -> Decision:
         """Deny rules win over every allow, across policies; then some endpoint's rule must allow."""
         plain = self.plain
-        if plain is None or request.parsed is not None or "%" in request.path:
+        if plain is None or "%" in request.path:
             return self._judge(host, port, request)
         rule = plain.deny.find(host, port, request) if plain.deny_rules else None
         if rule is not None:
@@ -292,11 +292,10 @@ class Site:
             return self._refused(
                 None, Denial(f"{request.method} {path} not permitted by policy: it did not match an L7 endpoint path")
             )
-        limit = governing.body_limit or governing.message_limit
-        if limit and governing.reads(request) and request.parsed is None:
+        if governing.reads(request) and request.parsed is None:
             if request.body is None and request.method == "POST":
                 return governing.need_body
-            if request.body is not None and len(request.body) > limit:
+            if request.body is not None and len(request.body) > governing.limit:
                 what = "message" if request.method == MESSAGE else "request's body"
                 return self._refused(governing, Denial(f"the {what} is too large to be judged", enforced=True))
         if request.method == MESSAGE and request.body is None and request.parsed is None:
@@ -326,15 +325,7 @@ class Site:
                 if found.message_policy == messages and found.credentials == governing.credentials:
                     return found
                 return dataclasses.replace(found, message_policy=messages, credentials=governing.credentials)
-        what = self._asked(governing, request)
-        return self._refused(
-            governing, Denial(f"{what} not permitted by policy", governing.policy, line=governing.line)
-        )
-
-    @staticmethod
-    def _asked(governing: Group, request: Request) -> str:
-        graphql = governing.protocol == "graphql" or (governing.graphql and request.method == MESSAGE)
-        return "GraphQL operation" if graphql else f"{request.method} {request.path}"
+        return self._refused(governing, governing.not_permitted(request))
 
     def _refused(self, governing: Group | None, denial: Denial) -> Decision:
         """The refusal; where the governing endpoint only audits, it is forwarded and logged instead."""
