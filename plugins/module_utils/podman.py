@@ -85,6 +85,11 @@ ADVICE = (
         "default_subnet_pools in containers.conf",
     ),
     (
+        re.compile(r"^create .*no such secret", re.DOTALL),
+        "the certificate authority is gone from Podman's secret store; create_sandbox.yml with what the sandbox was created "
+        "with makes a new one",
+    ),
+    (
         re.compile(r"no space left on device", re.IGNORECASE),
         "the disk below Podman's storage is full; free some space, prune.yml removes what no sandbox needs",
     ),

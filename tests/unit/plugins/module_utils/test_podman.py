@@ -114,9 +114,14 @@ def test_an_error_names_the_subcommand_and_no_argument(host: Host) -> None:
     [
         ("secret ls", "Error: unexpected end of JSON input", "remove secrets/secrets.json"),
         ("network create", "Error: could not find free subnet from subnet pools", "delete sandboxes, run prune.yml"),
+        (
+            "create",
+            'Error: no secret with name or id "one": no such secret',
+            "create_sandbox.yml with what the sandbox",
+        ),
         ("volume create", "Error: mkdir /x: no space left on device", "free some space"),
     ],
-    ids=["secret store", "subnets", "disk"],
+    ids=["secret store", "subnets", "secret", "disk"],
 )
 def test_an_error_that_needs_advice_has_it(host: Host, command: str, stderr: str, advice: str) -> None:
     host.fail(command, stderr)
