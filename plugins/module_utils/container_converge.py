@@ -10,7 +10,11 @@ import dataclasses
 from typing import Dict, List, Mapping
 
 from ansible_collections.openshell.sandbox.plugins.module_utils.container_audit import Drift, audit, never_started
-from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import ContainerSpec, files_archive
+from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import (
+    ContainerSpec,
+    files_archive,
+    hardware_address,
+)
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     Podman,
     container_networks,
@@ -110,7 +114,8 @@ def repair(podman: Podman, name: str, networks: Mapping[str, str], running: bool
     for network in sorted(set(found) - set(networks)):
         podman.network_disconnect(network, name)
     for network in sorted(set(networks) - set(found)):
-        podman.network_connect(network, name, networks[network] or None)
+        fixed = (networks[network], hardware_address(name)) if networks[network] else (None, None)
+        podman.network_connect(network, name, *fixed)
     if running is True and is_paused(inspected):
         podman.unpause(name)
     elif running is True and not is_running(inspected):

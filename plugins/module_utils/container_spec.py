@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 import tarfile
 from typing import Dict, List, Mapping, Sequence, Tuple
 
@@ -144,7 +145,7 @@ class ContainerSpec:
 
     def _network(self) -> List[str]:
         return [
-            *("--network", f"{self.network}:ip={self.ip}", "--no-hosts"),
+            *("--network", f"{self.network}:ip={self.ip},mac={hardware_address(self.name)}", "--no-hosts"),
             *_pairs("--dns", self.dns),
             *("--dns-search", ".", "--dns-option", "timeout:2", "--dns-option", "attempts:2"),
             *_pairs("--sysctl", [f"{key}={value}" for key, value in sorted(self.sysctls.items())]),
@@ -162,6 +163,14 @@ class ContainerSpec:
         """An ``/etc/hosts`` that names this container and nobody else: Podman's own one tells the host's address."""
         hostname = self.labels.get("openshell.sandbox", self.name)
         return f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{self.ip}\t{hostname}\n"
+
+
+def hardware_address(container: str) -> str:
+    """The MAC address of *container* on its sandbox's network, a locally administered one (IEEE 802, section 8.2.2).
+
+    It stays when the container is made anew: its neighbours, which keep addresses for a while, need not find out.
+    """
+    return ":".join(("02", *re.findall("..", hashlib.sha256(container.encode()).hexdigest()[:10])))
 
 
 def files_archive(files: Mapping[str, str], uid: int = 0, mode: int = 0o644) -> bytes:

@@ -59,13 +59,13 @@ def _spec(
     def one(flag: str, default: str = "") -> str:
         return flags.get(flag, [default])[0]
 
-    network, ip = one("--network").split(":ip=")
+    network, address = one("--network").split(":ip=")
     return ContainerSpec(
         name=name,
         role=labels[LABEL_ROLE],
         image=image,
         network=network,
-        ip=ip,
+        ip=address.partition(",")[0],
         labels={key: value for key, value in _pairs(flags, "--label").items() if key not in (LABEL_ROLE, LABEL_SPEC)},
         dns=tuple(flags.get("--dns", ())),
         uid_base=None if "--userns" in flags else int(one("--uidmap", "0:0:0").split(":")[1]),

@@ -330,9 +330,10 @@ class Podman:
         """Remove a network that nobody uses; True when it was there. Idempotent."""
         return self._remove(["network", "rm", name]) is not None
 
-    def network_connect(self, network: str, container: str, ip: str | None = None) -> None:
+    def network_connect(self, network: str, container: str, ip: str | None = None, mac: str | None = None) -> None:
         """Connect a container, running or not, to one more network."""
-        self.run(["network", "connect", *(["--ip", ip] if ip else []), network, container])
+        fixed = [*(["--ip", ip] if ip else []), *(["--mac-address", mac] if mac else [])]
+        self.run(["network", "connect", *fixed, network, container])
 
     def network_disconnect(self, network: str, container: str) -> None:
         self.run(["network", "disconnect", "--force", network, container])

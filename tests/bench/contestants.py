@@ -186,7 +186,7 @@ class Ours(Contestant):
         key = run(*self.once(), self.image, "authority", "new").stdout
         run(*self.podman, "secret", "create", SECRET, "-", input=key)
         words = self.spec().create_args()
-        words[words.index("NETWORK:ip=")] = f"ns:/run/netns/{PROXY}"
+        words = [f"ns:/run/netns/{PROXY}" if word.startswith("NETWORK:ip=") else word for word in words]
         run(*self.podman, "create", *words)
 
     def _files(self) -> None:

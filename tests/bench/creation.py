@@ -86,7 +86,7 @@ class Script:
 
     def make(self, name: str) -> None:
         text = "\n".join(line for line in self.commands if line)
-        (base,) = set(re.findall(r":ip=(\d+\.\d+\.\d+)\.2 ", text))
+        (base,) = set(re.findall(r":ip=(\d+\.\d+\.\d+)\.2,", text))
         text = text.replace(f"{base}.", "$base.").replace(RECORDED, name)
         run("sh", "-ec", text)
 

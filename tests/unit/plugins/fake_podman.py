@@ -27,7 +27,7 @@ VALUED = frozenset(
     """--name --hostname --cap-drop --cap-add --security-opt --uidmap --gidmap --ipc --network --dns --dns-search
     --dns-option --sysctl --ulimit --pids-limit --memory --cpus --volume --secret --tmpfs --env --label --user
     --workdir --restart --stop-timeout --log-driver --log-opt --pull --subnet --filter --format --time --tail --ip
-    --signal --tag --build-arg --change""".split()  # noqa: SIM905
+    --signal --tag --build-arg --change --mac-address""".split()  # noqa: SIM905
 )
 PLAIN = frozenset(
     """--read-only --read-only-tmpfs=false --http-proxy=false --no-hosts --init --userns=nomap --internal --disable-dns
@@ -72,7 +72,8 @@ class FakePodman:
         name = flags["--name"][0]
         if name in self.state["containers"]:
             raise Failure(125, f'Error: creating container storage: the container name "{name}" is already in use')
-        network, _, address = flags["--network"][0].partition(":ip=")
+        network, _, fixed = flags["--network"][0].partition(":ip=")
+        address, _, hardware = fixed.partition(",mac=")
         self.get("network", network)
         self.state["containers"][name] = {
             "Name": name,
@@ -92,7 +93,7 @@ class FakePodman:
                 "RestartPolicy": {"Name": flags.get("--restart", [""])[0]},
                 "IDMappings": {"UidMap": flags["--uidmap"]} if "--uidmap" in flags else None,
             },
-            "NetworkSettings": {"Networks": {network: {"IPAddress": address}}},
+            "NetworkSettings": {"Networks": {network: {"IPAddress": address, "MacAddress": hardware}}},
             "Mounts": [self.mount(argument) for argument in flags.get("--volume", [])],
             "Sysctls": dict(sysctl.split("=", 1) for sysctl in flags.get("--sysctl", [])),
         }
@@ -237,7 +238,8 @@ class FakePodman:
             self.get("network", names[0])
             networks = self.get("container", names[1])["NetworkSettings"]["Networks"]
             if command == "connect":
-                networks[names[0]] = {"IPAddress": flags.get("--ip", [""])[0]}
+                fixed = {"IPAddress": "--ip", "MacAddress": "--mac-address"}
+                networks[names[0]] = {key: flags.get(flag, [""])[0] for key, flag in fixed.items()}
             else:
                 del networks[names[0]]
         return names[0]

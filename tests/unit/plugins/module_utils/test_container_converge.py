@@ -19,6 +19,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.container_conver
     plan,
     recover_interrupted_replacement,
 )
+from ansible_collections.openshell.sandbox.plugins.module_utils.container_spec import hardware_address
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import PodmanError
 from host import NAMES, Host, make_sandbox, spec_of
 
@@ -228,14 +229,14 @@ def test_a_network_too_many_goes_and_the_container_stays(sandbox: Host) -> None:
     sandbox.direct.network_connect("openshell", AGENT.name)
     pid = sandbox.state["containers"][AGENT.name]["State"]["Pid"]
     assert converge(sandbox.direct, AGENT, NETWORKS, True).action == "repair"
-    assert networks_of(sandbox) == {NAMES.network: {"IPAddress": AGENT.ip}}
+    assert networks_of(sandbox) == {NAMES.network: {"IPAddress": AGENT.ip, "MacAddress": hardware_address(AGENT.name)}}
     assert sandbox.state["containers"][AGENT.name]["State"]["Pid"] == pid
 
 
 def test_a_network_too_few_comes_back_with_its_address(sandbox: Host) -> None:
     sandbox.direct.network_disconnect(NAMES.network, AGENT.name)
     assert converge(sandbox.direct, AGENT, NETWORKS, True).action == "repair"
-    assert networks_of(sandbox) == {NAMES.network: {"IPAddress": AGENT.ip}}
+    assert networks_of(sandbox) == {NAMES.network: {"IPAddress": AGENT.ip, "MacAddress": hardware_address(AGENT.name)}}
 
 
 def test_a_network_without_a_fixed_address_is_connected_without_one(sandbox: Host) -> None:

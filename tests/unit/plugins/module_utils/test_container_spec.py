@@ -70,7 +70,7 @@ AGENT_ARGUMENTS = """
 --name openshell-agent-demo --hostname demo
 --cap-drop ALL --cap-add CHOWN --cap-add SETUID --security-opt no-new-privileges
 --uidmap 0:2550136832:65536 --gidmap 0:2550136832:65536 --ipc private --http-proxy=false
---network openshell-sbx-demo:ip=10.89.5.3 --no-hosts --dns 10.89.5.2
+--network openshell-sbx-demo:ip=10.89.5.3,mac=02:9f:9e:57:8a:5c --no-hosts --dns 10.89.5.2
 --dns-search . --dns-option timeout:2 --dns-option attempts:2
 --sysctl net.ipv6.conf.all.disable_ipv6=1 --sysctl net.ipv6.conf.default.disable_ipv6=1
 --ulimit nofile=16384:16384 --pids-limit 2048 --memory 4g --cpus 2
@@ -84,7 +84,7 @@ AGENT_ARGUMENTS = """
 PROXY_ARGUMENTS = """
 --name openshell-proxy-demo --hostname demo
 --cap-drop ALL --security-opt no-new-privileges --ipc private --read-only --read-only-tmpfs=false --http-proxy=false
---network openshell-sbx-demo:ip=10.89.5.2 --no-hosts --dns 192.0.2.53 --dns 2001:db8::53
+--network openshell-sbx-demo:ip=10.89.5.2,mac=02:d2:c6:9c:fd:66 --no-hosts --dns 192.0.2.53 --dns 2001:db8::53
 --dns-search . --dns-option timeout:2 --dns-option attempts:2 --sysctl net.ipv4.ip_forward=0
 --pids-limit 256 --memory 512m --volume openshell-proxy-demo:/var/lib/openshell:rw,Z
 --secret openshell-authority,type=mount,target=/etc/openshell/authority.pem,uid=1337,gid=1337,mode=0400

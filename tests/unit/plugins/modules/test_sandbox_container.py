@@ -101,6 +101,21 @@ def test_drift_is_told_and_put_right(networked: Host) -> None:
     assert not networked.module("sandbox_container", **{**AGENT, "memory": "1g"})["changed"]
 
 
+def test_an_address_stays_whatever_is_made_anew(networked: Host) -> None:
+    def fixed() -> dict[str, str]:
+        found: dict[str, str] = networked.state["containers"][NAMES.agent]["NetworkSettings"]["Networks"][NAMES.network]
+        return found
+
+    networked.module("sandbox_container", **AGENT)
+    first = fixed()
+    assert first == {"IPAddress": AGENT["ip"], "MacAddress": "02:9f:9e:57:8a:5c"}
+    assert networked.module("sandbox_container", **{**AGENT, "memory": "1g"})["action"] == "replace"
+    assert fixed() == first
+    networked.direct.network_disconnect(NAMES.network, NAMES.agent)
+    assert networked.module("sandbox_container", **{**AGENT, "memory": "1g"})["action"] == "repair"
+    assert fixed() == first
+
+
 def test_states(networked: Host) -> None:
     for state, status, changed in (
         ("present", "created", True),
