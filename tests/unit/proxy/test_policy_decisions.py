@@ -17,10 +17,10 @@ from openshell_proxy.policy import (
     Request,
     TargetError,
     canonical_path,
+    engine,
     load_policy,
     parse_query,
 )
-from openshell_proxy.policy.engine import _REMEMBERED
 
 HOST = "api.example.com"
 
@@ -219,7 +219,14 @@ def test_control_bytes_in_a_target(target: str) -> None:
 def test_a_target_that_is_no_path(target: str) -> None:
     with pytest.raises(TargetError) as caught:
         canonical_path(target)
-    assert caught.value.code == "malformed_target"
+    assert (caught.value.code, str(caught.value)) == ("malformed_target", "malformed_target")
+
+
+def test_a_path_has_a_length_that_is_bounded() -> None:
+    longest = "/" + "a" * 4095
+    assert canonical_path(longest) == (longest, "")
+    with pytest.raises(TargetError, match="path_too_long"):
+        canonical_path(longest + "a")
 
 
 def test_hosts_that_share_a_domain_but_never_a_name_may_differ() -> None:
@@ -286,8 +293,17 @@ def test_an_endpoint_without_a_path_for_the_request_admits_nothing_even_in_audit
 
 def test_the_most_specific_path_governs() -> None:
     policy = load(rest(path="/a/**", access="read-only", enforcement="audit"), rest(access="read-only"))
-    assert ask(policy, "POST", "/a/x").audited
+    found = ask(policy, "POST", "/a/x")
+    assert (found.audited, found.message_policy) == (True, False)
     assert not allows(policy, "POST", "/b")
+
+
+def test_what_is_audited_is_treated_as_the_governing_endpoint_says() -> None:
+    narrow = rest(path="/a/**", access="read-only", enforcement="audit", request_body_credential_rewrite=True)
+    found = ask(load(rest(access="read-only"), narrow), "POST", "/a/x")
+    assert (found.audited, found.credentials.body_rewrite) == (True, True)
+    messages = load(websocket(rules=[allow(method="GET", path="/b")], enforcement="audit"))
+    assert ask(messages, "GET", "/a").message_policy
 
 
 def test_an_endpoint_of_the_fourth_layer_beside_rules_adds_none() -> None:
@@ -355,12 +371,32 @@ network_policies:
     assert ask(policy, "GET", "/c").line == 5
 
 
-def test_what_is_remembered_is_bounded_and_changes_no_answer() -> None:
-    policy = load({"host": "*.example.com", "port": 443})
-    for number in range(_REMEMBERED + 10):
-        assert policy.decide(Intent(f"h{number}.example.com", 443)).allowed
-    assert len(policy.sites) <= _REMEMBERED
-    assert not policy.decide(Intent("h1.example.org", 443)).allowed
+def test_what_is_remembered_is_bounded_and_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_REMEMBERED", 8)
+    named = [{"host": f"h{number}.example.com", "port": 443} for number in range(20)]
+    policy = load(*named, {"host": "*.example.org", "port": 443})
+    for number in [*range(20), *range(20)]:
+        for domain in ("example.com", "example.org"):
+            assert policy.decide(Intent(f"h{number}.{domain}", 443)).allowed
+            assert max(len(policy.sites), len(policy.sets)) <= 8
+        assert not policy.decide(Intent(f"h{number}.example.net", 443)).allowed
+
+
+@pytest.mark.parametrize(
+    ("first", "both", "provider"),
+    [
+        ({}, {}, "second"),
+        ({"credential_binding": {"provider": "first"}}, {}, "second"),
+        ({"credential_binding": {"provider": "first"}}, {"allowed_ips": ["10.1.0.0/16"]}, "first"),
+        ({"credential_binding": {"provider": "first"}, "tls": "auto"}, {}, "first"),
+    ],
+)
+def test_the_first_endpoint_that_says_how_a_connection_is_treated_says_it(
+    first: dict[str, Any], both: dict[str, Any], provider: str
+) -> None:
+    second = rest(path="/a/**", access="full", credential_binding={"provider": "second"}, **both)
+    policy = load({"host": HOST, "port": 443, **first, **both}, second)
+    assert policy.decide(Intent(HOST, 443)).credentials.provider == provider
 
 
 def websocket(**keys: Any) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import json
 from typing import Any
 
 import pytest
-from openshell_proxy.policy import Policy, PolicyError, load_policy
+from openshell_proxy.policy import Policy, PolicyError, document, engine, load_policy
 from openshell_proxy.policy.model import Filesystem, Process
+from openshell_proxy.policy.routes import paths_overlap
 
 
 def policy(*endpoints: dict[str, Any], **top: Any) -> str:
@@ -90,6 +91,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
      "denies every tool call"),
     ({"allowed_ips": ["10.0.0.0/8", "127.0.0.1"]}, "always-blocked"),
     ({"allowed_ips": ["::ffff:127.0.0.0/104"]}, "always-blocked"),
+    ({"allowed_ips": ["::fffe:0:0/95"]}, "always-blocked"),
     ({"allowed_ips": ["ten"]}, "invalid CIDR/IP"),
     ({"host": ""}, "host must not be empty"),
     ({"credential_signing": "sigv4"}, "needs signing_service"),
@@ -187,6 +189,19 @@ def test_errors_name_file_and_line_and_come_all_at_once() -> None:
     assert "my.yaml:6: invalid port 0; expected 1..=65535" in caught.value.errors
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("version: 1\na: b: c\n", "my.yaml:2: not YAML: mapping values are not allowed here"),
+        ("version: 1\nprocess: *a\n", "my.yaml:2: not YAML: found undefined alias 'a'"),
+    ],
+)
+def test_what_is_not_yaml_is_refused_with_its_line(text: str, error: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        load_policy(text, source="my.yaml")
+    assert caught.value.errors == (error,)
+
+
 TOP: list[tuple[dict[str, Any], str]] = [
     ({"filesystem_policy": {"read_only": ["etc"]}}, "must be absolute"),
     ({"filesystem_policy": {"read_only": ["/a/../b"]}}, "'..' traversal"),
@@ -261,6 +276,7 @@ def test_middlewares_are_judged_in_full(entries: dict[str, Any], words: str) -> 
         ({"path": "/v1"}, "path has no effect"),
         ({"tls": "terminate"}, "deprecated"),
         ({"host": "", "allowed_ips": ["10.0.0.0/8"]}, "internal addresses"),
+        ({"host": "*.example.com", "allowed_ips": ["10.1.0.0/16"]}, "internal addresses"),
         ({"allowed_ips": ["10.0.0.0/8"]}, "very broad"),
         ({"request_body_credential_rewrite": True}, "is ignored unless"),
     ],
@@ -274,6 +290,9 @@ def test_what_loads_with_a_notice(keys: dict[str, Any], words: str) -> None:
     "keys",
     [
         {"enforcement": None},
+        {"tls": "skip"},
+        {"allowed_ips": ["10.1.0.0/16", "fd00::/8"]},
+        {"protocol": "rest", "access": "full", "request_body_credential_rewrite": True},
         {"protocol": "rest", "access": "full", "path": "**"},
         {"protocol": "rest", "rules": [*rule(method="*", path="**"), *rule(method="put", path="/a/**")]},
         {"protocol": "websocket", "rules": [*rule(**GET), *rule(method="WEBSOCKET_TEXT", path="**")]},
@@ -325,6 +344,37 @@ def test_endpoints_whose_order_would_matter_are_refused(
             load(*pair)
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "overlap"),
+    [
+        ("", "/a", True),
+        ("/a", "/b", False),
+        ("/a", "/ab", False),
+        ("/a/*", "/a/b", True),
+        ("/a/*", "/b/c", False),
+        ("/a/?", "/a/b", True),
+        ("/a?", "/b?", False),
+        ("/a/**", "/a", True),
+        ("/a/**", "/a/b/c", True),
+        ("/a/**", "/b/**", False),
+        ("/**/x", "/x", True),
+        ("/**/x", "/a/b/x", True),
+        ("/a/**/x", "/a/x", True),
+        ("/a/**/x", "/a/b/y", False),
+        ("**/x", "/a/x", True),
+        ("**/x", "/a/y", False),
+        ("/*/x/**", "/y/*/z", True),
+        ("/a[bc]", "/ad", True),  # what a class or braces take is not looked into
+        ("/a{b,c}", "/bd", False),
+        ("/a\\*", "/a*", True),
+        ("/a\\b", "/ab", True),
+        ("/a\\*c", "/a*b", False),
+    ],
+)
+def test_whether_one_path_can_be_governed_by_two(left: str, right: str, overlap: bool) -> None:
+    assert (paths_overlap(left, right), paths_overlap(right, left)) == (overlap, overlap)
+
+
 def test_endpoints_that_only_add_rules_may_overlap() -> None:
     load(rest(access="read-only"), rest(access="full"), endpoint())
     load(rest(access="full", path="/a/**"), endpoint(protocol="graphql", access="full", path="/graphql"))
@@ -338,6 +388,21 @@ def test_endpoints_that_only_add_rules_may_overlap() -> None:
 def test_what_is_no_policy_is_refused_and_nothing_worse(text: str) -> None:
     with pytest.raises(PolicyError):
         load_policy(text)
+
+
+def test_a_policy_has_a_bounded_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "version: 1  # \u00e9"
+    monkeypatch.setattr(document, "MAX_POLICY_BYTES", len(text) + 1)
+    load_policy(text)
+    with pytest.raises(PolicyError, match="larger than"):
+        load_policy(text + " ")
+
+
+def test_a_policy_has_a_bounded_number_of_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MAX_ENDPOINTS", 2)
+    load(endpoint(), endpoint(host="b.example.com"))
+    with pytest.raises(PolicyError, match="more than 2 endpoints"):
+        load(endpoint(), endpoint(host="b.example.com"), endpoint(host="c.example.com"))
 
 
 def test_aliases_cannot_multiply_a_policy() -> None:

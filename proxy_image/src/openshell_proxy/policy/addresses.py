@@ -38,7 +38,7 @@ def unwrap_network(network: Network) -> tuple[Network, ...]:
 def overlaps(network: Network, others: Iterable[Network]) -> bool:
     """Whether an address of *network* lies in one of *others*."""
     parts = unwrap_network(network)
-    return any(part.version == other.version and part.overlaps(other) for other in others for part in parts)
+    return any(part.overlaps(other) for other in others for part in parts)
 
 
 def always_blocked(network: Network) -> bool:

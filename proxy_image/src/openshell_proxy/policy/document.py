@@ -35,9 +35,8 @@ class Reader:
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = mark.line + 1 if mark else 1
-            raise PolicyError([f"{self.source}:{line}: not YAML: {error.problem or error.context}"]) from None
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise PolicyError([f"{self.source}:{line}: not YAML: {error.problem}"]) from None
         except yaml.YAMLError as error:
             raise PolicyError([f"{self.source}:1: not YAML: {' '.join(str(error).split())}"]) from None
         except RecursionError:

@@ -41,8 +41,6 @@ def canonical_path(
         if absolute is None:
             raise TargetError("malformed_target")
         path = path[absolute.end() :] or "/"
-        if not path.startswith("/"):
-            raise TargetError("malformed_target")
     if len(path) > MAX_PATH_LENGTH:
         raise TargetError("path_too_long")
     if path == "/" or _PLAIN.match(path):
@@ -92,7 +90,7 @@ def _resolve(decoded: bytes, strip_parameters: bool) -> str:
         elif segment not in (b"", b"."):
             kept.append(segment)
     for segment in kept:
-        if any(part in (b".", b"..") for part in segment.split(_KEPT_SLASH)) and _KEPT_SLASH in segment:
+        if any(part in (b".", b"..") for part in segment.split(_KEPT_SLASH)):
             raise TargetError("residual_dot_segment")
     trailing = "/" if kept and segments[-1] in (b"", b".", b"..") else ""
     return "/" + "/".join(_encode(segment) for segment in kept) + trailing
@@ -113,7 +111,7 @@ def parse_query(raw: str) -> dict[str, tuple[str, ...]]:
 
 
 def _decode_component(text: str) -> str:
-    if text.isalnum() and text.isascii():
+    if text.isalnum():
         return text
     raw = text.replace("+", " ").encode("utf-8", "surrogateescape")
     if len(_TRIPLET.findall(raw)) != raw.count(b"%"):

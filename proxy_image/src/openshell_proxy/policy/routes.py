@@ -47,7 +47,7 @@ def _translate(pattern: str) -> str:
             while pattern[end : end + 1] == "*":
                 end += 1
             out.append(_stars(pattern, index, end))
-            index = end + (out[-1] != ".*" and pattern[end : end + 1] == "/")
+            index = end + (out[-1] != ".*")
             continue
         if char == "[":
             end = pattern.find("]", index + (3 if pattern[index + 1 : index + 2] == "!" else 2))
@@ -74,7 +74,7 @@ def _stars(pattern: str, start: int, end: int) -> str:
 
 def paths_overlap(left: str, right: str) -> bool:
     """Whether one path could match both; errs towards yes, which only makes the ambiguity check stricter."""
-    if left in _EVERYTHING or right in _EVERYTHING or left == right:
+    if left in _EVERYTHING or right in _EVERYTHING:
         return True
     return meet(_units(left), _units(right))
 
