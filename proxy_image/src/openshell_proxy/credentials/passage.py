@@ -140,7 +140,7 @@ class Passage:
         """Target and fields for asking once more, where *status* says that a token was refused and there is a new one."""
         tokens = self._tokens()
         # AWS refuses with 403, and a signature does not outlive its request's second: a signed one is not asked again.
-        if status != 401 or self._repeated or self._asked.signing or not tokens:
+        if status != 401 or self._repeated or self._asked.signing:
             return None
         self._repeated = True
         before = [token.value for token in tokens]

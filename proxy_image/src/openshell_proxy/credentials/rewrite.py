@@ -68,7 +68,7 @@ class Access:
         secret = self.vault.named(match)
         if secret is None:
             raise unresolved(where)
-        if self.site is None or not self._admits(secret):
+        if not self._admits(secret):
             raise mismatch(secret, self.host, self.port)
         self.used += 1
         return secret.current()

@@ -91,18 +91,16 @@ def unsigned(target: str, fields: Sequence[Header]) -> Unsigned:
     if found := _SCOPE.search(unquote_to_bytes(query)):
         region = region or found[1].decode()
     kept = [field for field in fields if field[0].lower() not in _CLIENTS]
-    return Unsigned(path + (mark + "&".join(pieces) if pieces != [""] and pieces else ""), kept, region, digest)
+    return Unsigned(path + (mark + "&".join(pieces) if pieces else ""), kept, region, digest)
 
 
-def signed(
-    method: str, request: Unsigned, keys: Keys, scope: Scope, payload: str, now: float | None = None
-) -> list[Header]:
-    """The fields with a signature. *payload* is the body's SHA-256 or :data:`UNSIGNED`; *now* in seconds, for tests."""
+def signed(method: str, request: Unsigned, keys: Keys, scope: Scope, payload: str) -> list[Header]:
+    """The fields with a signature of now. *payload* is the body's SHA-256 or :data:`UNSIGNED`."""
     if not keys.access_key or not keys.secret_key:
         raise Refusal(
             500, "credential_injection_failed", f"there is no secret {' or '.join(AWS_KEYS[:2])} to sign with"
         )
-    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now if now is not None else time.time()))
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     fields = [*request.fields, (b"X-Amz-Date", moment.encode()), (b"X-Amz-Content-Sha256", payload.encode())]
     if keys.session_token:
         fields.append((b"X-Amz-Security-Token", keys.session_token.encode()))
