@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode
 
+import openshell_proxy.credentials.streams as streams
+import openshell_proxy.credentials.vault as vaults
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -23,9 +26,10 @@ from openshell_proxy.credentials.document import SecretsError, load_vault
 from openshell_proxy.credentials.passage import secret_forms
 from openshell_proxy.credentials.placeholders import MARKERS, reserved_key
 from openshell_proxy.credentials.rewrite import Access
-from openshell_proxy.credentials.streams import Echoes, Mask, Resolve, Transform, body_transform, is_json
+from openshell_proxy.credentials.streams import Echoes, Inflated, Mask, Resolve, Transform, body_transform, is_json
 from openshell_proxy.credentials.vault import Secret, Vault
 from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.http1 import ProtocolError
 
 RANDOM = "ghp_R4nd0mR4nd0mR4nd0m"
 VALUE = 'ghp_s3cr3t-"value"\\12'  # of the length of RANDOM; JSON must escape it
@@ -153,6 +157,13 @@ def test_a_target_gets_the_secret_and_policy_sees_none(target: str, resolved: st
     assert asked.vault.redacted(target) == redacted
 
 
+def test_only_the_part_of_a_target_that_holds_a_placeholder_is_encoded_anew() -> None:
+    asked = access(host="a.test", secrets=[{"name": "K", "value": "v;a&l", "hosts": ["a.test"]}])
+    given = "/a%2fb;c/%7e+openshell:resolve:env:K;/%7e?a=%2F;%7e&b=%7e+openshell:resolve:env:K;&openshell"
+    made = "/a%2fb;c/~+v%3Ba&l%3B/%7e?a=%2F;%7e&b=~%20v;a%26l;&openshell"
+    assert asked.target(given) == made
+
+
 @pytest.mark.parametrize(
     ("target", "code"),
     [
@@ -184,6 +195,8 @@ def test_secrets_in_a_form_are_encoded() -> None:
     sent = f"a=1+2&k=openshell%3Aresolve%3Aenv%3AOTHER&b={CANONICAL}".encode()
     got = run(body_transform(access(), b"application/x-www-form-urlencoded"), [sent])
     assert got == b"a=1+2&k=0ther%2Ft0ken%2B%26%3D&b=ghp_s3cr3t-%22value%22%5C12"
+    asked = body_transform(access(), b"application/x-www-form-urlencoded")
+    assert run(asked, [b"a=b=%", b"41%4", b"2&c", b"%"]) == b"a=b%3DAB&c%25"
 
 
 @pytest.mark.parametrize(
@@ -480,6 +493,21 @@ def test_two_credentials_for_one_header_are_refused_when_it_comes_to_it() -> Non
     assert caught.value.code == "credential_injection_failed"
 
 
+def test_a_password_may_have_no_user() -> None:
+    named = GOOD | {"header": "Authorization", "format": "basic"}
+    assert injected([named], []) == [(b"Authorization", basic("s3cr3t").encode())]
+
+
+def test_places_are_forgotten_before_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vaults, "_SITES", 3)
+    vault = loaded(GOOD)
+    for number in range(8):
+        assert vault.site(f"h{number}.test", 443) is None
+        assert vault.site("a.test", 443) is not None
+        assert len(vault._sites) <= 3
+    assert vault.site("a.test", 443) is vault.site("a.test", 443)
+
+
 def test_a_value_is_not_in_a_representation() -> None:
     vault = load_vault(json.dumps({"secrets": SECRETS}))
     assert VALUE not in repr(vault.secrets)
@@ -646,3 +674,13 @@ def test_a_short_secret_is_not_looked_for_in_base64() -> None:
     known = secret_forms(b"abcd", b"x")
     assert all(len(one) >= 4 for one in known)
     assert b"".join(sorted(known)) == b"abcd"
+
+
+def test_compressed_content_may_grow_so_far_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_INFLATED", 100)
+    pieces = [gzip.compress(bytes(60)), gzip.compress(bytes(40)), gzip.compress(b"1")]
+    assert feed(Inflated(Mask(Echoes({}))), [b"", b"".join(pieces[:2]), pieces[2]]) == bytes(100) + b"1"
+    with pytest.raises(ProtocolError, match="proportion"):
+        feed(Inflated(Mask(Echoes({}))), [b"".join(pieces)])
+    with pytest.raises(ProtocolError, match="not compressed"):
+        feed(Inflated(Mask(Echoes({}))), [b"plain text"])

@@ -153,8 +153,8 @@ class Passage:
             return None
         return self._access.target(self._sent[0]), self._fields(self._sent[1])
 
-    def _tokens(self) -> list[RenewedToken]:
-        return [one.token for one in self._site.renewed if one.token is not None] if self._site is not None else []
+    def _tokens(self) -> tuple[RenewedToken, ...]:
+        return self._site.renewed if self._site is not None else ()
 
     def _fields(self, fields: list[Header]) -> list[Header]:
         """A destination that knows a secret is asked for answers that are not compressed, so that they can be searched."""

@@ -167,7 +167,7 @@ class Echoes:
     def __init__(self, known: Mapping[bytes, bytes]) -> None:
         listed = sorted(known, key=len, reverse=True)
         self.known = known
-        self.pattern = re.compile(b"|".join(map(re.escape, listed)) or b"(?!)")
+        self.pattern = re.compile(b"|".join(map(re.escape, listed)))
         self._probes: list[bytes] = []
         for one in sorted(known):  # of those that begin alike, the shortest comes first and tells of all
             if not self._probes or not one.startswith(self._probes[-1]):

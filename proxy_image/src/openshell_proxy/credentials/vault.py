@@ -108,7 +108,7 @@ class Site:
         self.echoes: Echoes | None = None  # made when the first answer comes
         self.secrets = tuple(secrets)
         self.injecting = tuple(secret for secret in secrets if secret.header)
-        self.renewed = tuple(secret for secret in secrets if secret.token is not None)
+        self.renewed = tuple(secret.token for secret in secrets if secret.token is not None)
 
 
 class Vault:
