@@ -381,7 +381,7 @@ OAUTH = {"grant": "refresh_token", "token_url": "https://a.test/token"}
         ({"token_url": "https://a.test/token?a=b"}, "s3cr3t", "https://host/path"),
         ({"token_url": "https://a.test/t\u00f6ken"}, "s3cr3t", "https://host/path"),
         ({"token_url": "https://a.test/to ken"}, "s3cr3t", "https://host/path"),
-        ({"token_url": "https://a.test/token\r\nEvil: 1"}, "s3cr3t", "https://host/path"),
+        ({"token_url": "https://a.test/token\r\nEvil:1"}, "s3cr3t", "https://host/path"),
         ({"grant": "client_credentials"}, "s3cr3t", "client_id"),
         ({"grant": "service_account"}, "no json, s3cr3t", "key file"),
         ({"grant": "service_account"}, "[1, 2]", "key file"),

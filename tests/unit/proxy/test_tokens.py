@@ -185,6 +185,19 @@ async def test_a_service_account_claims_what_it_has(
     assert [set(json.loads(base64.urlsafe_b64decode(part + "=="))) for part in parts[:2]] == [head, claims]
 
 
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("https://A.test", ("a.test", 443, "/")),
+        ("https://a.test:8443/token/", ("a.test", 8443, "/token/")),
+    ],
+)
+def test_where_a_token_is_bought(url: str, place: tuple[str, int, str]) -> None:
+    grant = Grant("client_credentials", url, "secret", client_id="me")
+    grant.check()
+    assert grant.place == place
+
+
 # Through the sidecar.
 
 

@@ -94,8 +94,8 @@ _WINDOW = len(MARKER) + MAX_KEY + len(MARKER) + MAX_PREFIX + len(ALIAS_MARKER)
 def unfinished(data: bytes, start: int, randoms: Iterable[bytes]) -> int:
     """Index from *start* on at which a placeholder may have begun that goes on after *data*; its length if none has."""
     found = _UNFINISHED.search(data, max(start, len(data) - _WINDOW))
-    at = found.start() if found else len(data)
-    return min(at, unfinished_literal(data, start, randoms))
+    assert found is not None  # nothing at all, at the end, may be the beginning of one
+    return min(found.start(), unfinished_literal(data, start, randoms))
 
 
 def unfinished_literal(data: bytes, start: int, literals: Iterable[bytes]) -> int:
