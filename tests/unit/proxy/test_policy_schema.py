@@ -38,6 +38,16 @@ GET = {"method": "GET", "path": "/v1"}
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prot": 443}, "unknown key 'prot'; did you mean 'port'"),
+    ({"protocol": "graphql", "access": "full", "graphql_max_body_bytes": True}, "must be a positive integer"),
+    ({"protocol": "graphql", "access": "full", "graphql_max_body_bytes": "x"}, "must be a positive integer"),
+    ({"protocol": "graphql", "access": "full", "graphql_max_body_bytes": 2**32}, "from 1 to 4294967295"),
+    ({"protocol": "rest", "access": "full", "deny_rules": [{"method": "*", "path": "/a\\"}]}, "a backslash at the end"),
+    ({"protocol": "rest", "access": "full", "deny_rules": [{"method": "*", "path": "/a}"}]}, "a '}' without '{'"),
+    ({"protocol": "rest", "access": "full", "deny_rules": [{"method": "*", "path": "/[b-a]"}]}, "a bad range b-a"),
+    ({"protocol": "rest", "access": "full", "deny_rules": [{"method": "*", "path": "{" * 17 + "}" * 17}]},
+     "more than 16 braces"),
+    ({"zzz": 443}, "unknown key 'zzz'; known are host, port"),
+    ({"protocol": "rest", "access": "full", "deny_rules": [{"method": "*", "path": "/a\0"}]}, "a NUL character"),
     ({"ports": [443]}, "has port and ports"),
     ({"port": True}, "invalid port"),
     ({"host": "db..example.com", "protocol": "tcp", "enforcement": None}, "empty DNS labels"),
@@ -97,7 +107,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"credential_signing": "sigv4"}, "needs signing_service"),
     ({"credential_signing": "sigv5", "signing_service": "s3"}, "'sigv5' is not known"),
     ({"credential_binding": {}}, "provider must not be empty"),
-    ({"tls": "none"}, "tls 'none' is not known"),
+    ({"tls": "none"}, "tls 'none' is not known; use auto or skip or"),
     ({"enforcement": "log"}, "enforcement 'log' is not known"),
     ({"host": "ex\u00e4mple.com"}, "is not a host name, address or wildcard"),
     ({"host": "a b.com"}, "is not a host name, address or wildcard"),
@@ -193,10 +203,11 @@ def test_errors_name_file_and_line_and_come_all_at_once() -> None:
     ("text", "error"),
     [
         ("version: 1\na: b: c\n", "my.yaml:2: not YAML: mapping values are not allowed here"),
+        ("network_policies: {}\nversion: 2\n", "my.yaml:2: version must be 1"),
         ("version: 1\nprocess: *a\n", "my.yaml:2: not YAML: found undefined alias 'a'"),
     ],
 )
-def test_what_is_not_yaml_is_refused_with_its_line(text: str, error: str) -> None:
+def test_what_is_no_policy_is_refused_with_its_line(text: str, error: str) -> None:
     with pytest.raises(PolicyError) as caught:
         load_policy(text, source="my.yaml")
     assert caught.value.errors == (error,)
@@ -215,6 +226,10 @@ TOP: list[tuple[dict[str, Any], str]] = [
     ({"version": 2}, "version must be 1"),
     ({"version": True}, "version must be 1"),
     ({"network_policies": {"_provider_x": {}}}, "reserved"),
+    ({"network_policies": {"a": {"name": 5}}}, "name must be a text"),
+    ({"network_policies": {"a": {"binaries": [{"path": 5}]}}}, "path must be a text"),
+    ({"network_policies": {"a": {"binaries": "x"}}}, "binaries must be a list"),
+    ({"network_policies": {"a": {"endpoints": "x"}}}, "endpoints must be a list"),
     ({"network_policies": {"a": {"binaries": [{"paht": "/x"}]}}}, "unknown key 'paht'"),
 ]
 
@@ -234,15 +249,47 @@ def test_static_sections_are_kept_for_the_supervisor() -> None:
     assert found.filesystem == Filesystem(True, ("/usr",), ("/tmp",))
     assert (found.landlock, found.process) == ("hard_requirement", Process("sandbox", "1000"))
     assert load().document.filesystem is None
+    paths = ["/", "/" + "a" * 4095, *["/a"] * 200]
+    found = load(filesystem_policy={"read_only": paths, "read_write": ["/b"] * 54}).document.filesystem
+    assert found == Filesystem(False, tuple(paths), ("/b",) * 54)
+
+
+def test_a_section_for_the_supervisor_has_a_notice() -> None:
+    for section in ("filesystem_policy", "landlock", "process"):
+        assert f"{section} is for the supervisor" in load(**{section: {}}).notices[0]
+
+
+def test_only_a_composed_policy_has_the_entries_of_providers() -> None:
+    text = policy(network_policies={"_provider_x": {"endpoints": [endpoint()]}})
+    assert load_policy(text, composed=True).document.endpoints
+    with pytest.raises(PolicyError, match="reserved"):
+        load_policy(text)
 
 
 MIDDLEWARE = {"middleware": "openshell/regex", "endpoints": {"include": ["*.example.com"]}}
 
 
-def test_a_configured_middleware_is_refused_and_none_is_not() -> None:
-    with pytest.raises(PolicyError, match="cannot be applied by this version"):
-        load(network_middlewares={"m": MIDDLEWARE})
+@pytest.mark.parametrize(
+    ("entry", "tls"),
+    [
+        (MIDDLEWARE, "auto"),
+        ({**MIDDLEWARE, "on_error": "fail_open"}, "skip"),
+        ({**MIDDLEWARE, "name": "n", "config": {"a": 1}, "endpoints": {"include": ["*.example.org"]}}, "skip"),
+        ({**MIDDLEWARE, "endpoints": {"include": ["*.example.com"], "exclude": ["api.example.com"]}}, "skip"),
+        ({**MIDDLEWARE, "endpoints": {"include": ["*", "**", "a.**.com", *["a.com"] * 29]}}, "auto"),
+    ],
+)
+def test_a_configured_middleware_is_refused_and_none_is_not(entry: dict[str, Any], tls: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        load(endpoint(tls=tls), network_middlewares={"m": entry})
+    assert caught.value.errors == ("policy:1: network middleware 'm' cannot be applied by this version; remove it",)
     load(network_middlewares={})
+
+
+def test_ten_middlewares_are_not_too_many() -> None:
+    with pytest.raises(PolicyError) as caught:
+        load(network_middlewares={str(number): {**MIDDLEWARE, "order": number} for number in range(10)})
+    assert "too many" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +297,15 @@ def test_a_configured_middleware_is_refused_and_none_is_not() -> None:
     [
         ({"m": {**MIDDLEWARE, "ordre": 1}}, "did you mean 'order'"),
         ({"m": MIDDLEWARE, "n": MIDDLEWARE}, "order 0 of 'm'"),
+        ({"m": {**MIDDLEWARE, "order": "x"}}, "order must be a whole number"),
+        ({"m": {**MIDDLEWARE, "name": 5}}, "name must be a text"),
+        ({"m": {**MIDDLEWARE, "config": 5}}, "config must be a mapping"),
+        ({"m": {**MIDDLEWARE, "endpoints": {"include": [""]}}}, "invalid host pattern"),
+        ({"m": {**MIDDLEWARE, "endpoints": {"include": ["a..com"]}}}, "invalid host pattern"),
+        ({"m": {**MIDDLEWARE, "endpoints": {"include": ["a .com"]}}}, "invalid host pattern"),
+        ({"m": {**MIDDLEWARE, "endpoints": {"include": ["a**.com"]}}}, "must be a whole label"),
+        ({"m": {**MIDDLEWARE, "endpoints": {"include": ["a.com"], "exclude": ["a[.com"]}}}, "invalid host pattern"),
+        ({"m": {"middleware": "openshell/regex"}}, "include must not be empty"),
         ({"m": {**MIDDLEWARE, "endpoints": {"include": []}}}, "include must not be empty"),
         ({"m": {**MIDDLEWARE, "endpoints": {"include": ["a[.com"]}}}, "invalid host pattern"),
         ({"m": {**MIDDLEWARE, "endpoints": {"include": ["a.com"] * 33}}}, "too many patterns"),
@@ -284,6 +340,12 @@ def test_middlewares_are_judged_in_full(entries: dict[str, Any], words: str) -> 
 def test_what_loads_with_a_notice(keys: dict[str, Any], words: str) -> None:
     given = {key: value for key, value in {**endpoint(), **keys}.items() if value is not None}
     assert words in "\n".join(load(given).notices)
+
+
+@pytest.mark.parametrize("host", ["a" * 63 + ".com", ".".join(["a" * 63] * 3 + ["b" * 61]), "_a-b.c1", "*.a.com"])
+def test_a_name_as_long_as_names_may_be_is_one(host: str) -> None:
+    found = load({"host": host, "port": 443, "protocol": "tcp"})
+    assert found.document.endpoints[0].host == host
 
 
 @pytest.mark.parametrize(
@@ -405,10 +467,17 @@ def test_a_policy_has_a_bounded_number_of_endpoints(monkeypatch: pytest.MonkeyPa
         load(endpoint(), endpoint(host="b.example.com"), endpoint(host="c.example.com"))
 
 
-def test_aliases_cannot_multiply_a_policy() -> None:
-    rules = "x: &r [" + "{allow: {method: GET, path: /a}}," * 1000 + "]\n"
-    endpoints = "".join(f"      - {{host: h{i}.example.com, port: 1, protocol: rest, rules: *r}}\n" for i in range(300))
-    text = f"version: 1\nnetwork_policies:\n  a:\n    {rules}    endpoints:\n{endpoints}"
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        "allowed_ips: &x [" + "10.1.0.0/16," * 30 + "]",
+        "mcp: &x {" + ",".join(f"k{number}: 1" for number in range(60)) + "}",
+    ],
+)
+def test_aliases_cannot_multiply_a_policy(monkeypatch: pytest.MonkeyPatch, repeated: str) -> None:
+    again = "".join(f",{{{repeated.partition(':')[0]}: *x}}" for _ in range(30))
+    text = f"version: 1\nnetwork_policies: {{a: {{endpoints: [{{{repeated}}}{again}]}}}}"
+    monkeypatch.setattr(document, "MAX_POLICY_BYTES", len(text))
     with pytest.raises(PolicyError, match="aliases"):
         load_policy(text)
 
@@ -418,6 +487,9 @@ def test_aliases_cannot_multiply_a_policy() -> None:
     [
         ("protocol: rest, rules: [{allow: {method: GET, path: /, query: {a: {glob: x, glob: x}}}}]", "unknown matcher"),
         ("protocol: rest, rules: [{allow: {method: GET, path: /, query: {a: {[b]: x}}}}]", "unknown matcher"),
+        ("[a]: b", "an endpoint has a key that is not a text"),
+        ("port: 1", "an endpoint has 'port' twice"),
+        ("path: !!str {=: /x}", "path must be a text"),
         ("protocol: mcp, rules: [{allow: {method: tools/call, tool: &t {any: [*t]}}}]", "must be a text"),
     ],
 )

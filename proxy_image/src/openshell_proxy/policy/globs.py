@@ -100,14 +100,12 @@ class _Translator:
         before, alternatives = self.outer.pop()
         alternatives.append(self._joined(self.tokens))
         self.tokens = before
-        filled = [one for one in alternatives if one]
-        if filled:
-            self.tokens.append(f"(?:{'|'.join(filled)})")
+        self.tokens.append(f"(?:{'|'.join(one for one in alternatives if one)})")
 
     def _star(self) -> None:
         """One star, or two that fill a component; the position is behind the first star."""
         at = self.index
-        previous = self.pattern[at - 2] if at > 1 else ""
+        previous = self.pattern[at - 2 : at - 1]
         following = self.pattern[at + 1 : at + 2]
         if self.pattern[at : at + 1] != "*":
             self.tokens.append(f"{self.any}*")
@@ -120,7 +118,7 @@ class _Translator:
         elif self.tokens and self._at_component(previous) and (ends or following == self.raw_sep):
             last = self.tokens.pop()
             self.index += following == self.raw_sep
-            self.tokens.append(last if last in (_PREFIX, _SUFFIX) else _SUFFIX if ends else _BETWEEN)
+            self.tokens.append(last if last == _PREFIX else _SUFFIX if ends else _BETWEEN)
         else:
             self.tokens.append(f"{self.any}*{self.any}*")
 

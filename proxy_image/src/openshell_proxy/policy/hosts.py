@@ -70,7 +70,7 @@ def is_address(host: str) -> bool:
 def check_selector(pattern: str) -> None:
     """Judge a middleware's host pattern, where ``*`` and ``**`` alone and ``**`` in the middle may stand (spec 1.9)."""
     labels = pattern.split(".")
-    if not pattern or "" in labels or any(char.isspace() or char in "?[]{}\\" for char in pattern):
+    if "" in labels or any(char.isspace() or char in "?[]{}\\" for char in pattern):
         raise HostPatternError(f"invalid host pattern '{pattern}': no blanks, braces, brackets or empty labels")
     if any("**" in label and label != "**" for label in labels):
         raise HostPatternError(f"invalid host pattern '{pattern}': ** must be a whole label")

@@ -80,7 +80,7 @@ def paths_overlap(left: str, right: str) -> bool:
 
 
 def _units(pattern: str) -> tuple[str, ...]:
-    """One entry a character: a NUL and itself, ``?`` for any one, ``*`` for any run of them.
+    """One entry a character: itself, ``?`` for any one, ``*`` for any run of them.
 
     From the first ``[`` or ``{`` on anything may come.
     """
@@ -96,7 +96,7 @@ def _units(pattern: str) -> tuple[str, ...]:
             index += 4 if char == "/" else 3
             continue
         escaped = char == "\\"
-        units.append(char if char in "*?" else "?" if escaped else "\0" + char)
+        units.append("?" if escaped else char)
         index += 2 if escaped else 1
     return (*units, "*") if rest != pattern else tuple(units)
 
@@ -111,6 +111,6 @@ def meet(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
         for index, other in enumerate(right):
             same = one == "?" or other == "?" or one == other
             either = "*" in (one, other)
-            following.append((row[index + 1] or following[index] or row[index]) if either else row[index] and same)
+            following.append((row[index + 1] or following[index]) if either else row[index] and same)
         row = following
     return row[-1]

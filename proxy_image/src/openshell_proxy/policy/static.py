@@ -77,8 +77,10 @@ def read_process(reader: Reader, node: yaml.Node | None) -> Process:
 
 def read_middlewares(reader: Reader, node: yaml.Node | None, endpoints: Sequence[Endpoint]) -> None:
     """Judge the whole stanza, then refuse what is in it: to ignore one would let more out than the file says."""
-    entries = reader.mapping(node, "network_middlewares") if node is not None else {}
-    if node is not None and len(entries) > MAX_MIDDLEWARES:
+    if node is None:
+        return
+    entries = reader.mapping(node, "network_middlewares")
+    if len(entries) > MAX_MIDDLEWARES:
         reader.error(node, f"too many network_middlewares ({len(entries)} > {MAX_MIDDLEWARES})")
     orders: dict[int, str] = {}
     for key, item in entries.items():
@@ -106,7 +108,7 @@ def _read_middleware(
     include = _selectors(reader, lists.get("include"), f"{what}: include")
     exclude = _selectors(reader, lists.get("exclude"), f"{what}: exclude")
     if not include:
-        reader.error(scope or node, f"{what}: endpoints.include must not be empty")
+        reader.error(node, f"{what}: endpoints.include must not be empty")
     for endpoint in endpoints if failing == "fail_closed" else ():
         covered = any(patterns_overlap(pattern, endpoint.host) for pattern in include)
         if endpoint.tls == "skip" and covered and endpoint.host not in exclude:
@@ -114,8 +116,10 @@ def _read_middleware(
 
 
 def _selectors(reader: Reader, node: yaml.Node | None, what: str) -> list[str]:
+    if node is None:
+        return []
     items = reader.items(node, what)
-    if node is not None and len(items) > MAX_PATTERNS:
+    if len(items) > MAX_PATTERNS:
         reader.error(node, f"{what} has too many patterns ({len(items)} > {MAX_PATTERNS})")
     found = []
     for item in items:
