@@ -133,6 +133,22 @@ async def test_a_kept_connection_that_just_ended_is_asked_again_only_where_repea
     assert there.connections == (2 if status == 200 else 1)
 
 
+async def test_a_request_whose_body_is_under_way_is_not_asked_again(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(answer())
+        await reader.readuntil(b"\r\n\r\nhalf")
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port, tls=False)
+    await client.send(get(there.port))
+    assert (await client.response()).status == 200
+    await client.send(get(there.port, "/", "PUT", "Content-Length: 8") + b"half")
+    assert (await client.response()).status == 502
+    assert there.connections == 1
+
+
 async def test_bytes_nobody_asked_for_never_answer_the_next_request(world: World) -> None:
     async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -256,6 +272,7 @@ async def test_an_answer_that_is_none_is_a_502(world: World, reply: bytes, code:
     await client.send(get(there.port))
     got = await client.response()
     assert (got.status, got.json["error"]) == (502, code)
+    assert there.connections == 1  # nobody had given it up while it was idle: there is no second try
 
 
 async def test_interim_answers_come_to_an_end(world: World) -> None:

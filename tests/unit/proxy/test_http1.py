@@ -150,6 +150,7 @@ def test_what_is_for_one_connection_is_not_passed_on() -> None:
         ("HTTP/1.0", [], False),
         ("HTTP/1.0", ["Connection: keep-alive"], True),
         ("HTTP/1.0", ["Connection: keep-alive, close"], False),
+        ("HTTP/1.1", ["Connection: , keep-alive,,"], True),  # RFC 9110, 5.6.1
     ],
 )
 def test_who_keeps_a_connection(first: str, lines: list[str], stays: bool) -> None:
