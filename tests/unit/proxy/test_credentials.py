@@ -511,6 +511,19 @@ async def test_a_request_is_asked_again_only_once(world: World) -> None:
     assert len(seen) == 2
 
 
+async def test_a_request_whose_body_came_later_is_not_asked_again(world: World) -> None:
+    endpoint = TokenEndpoint()
+    url = await endpoint.start(world)
+    there, seen = await start(world, rejecting("token-1-of-many"), oauth(url, "refresh_token"))
+    client = await world.tunnel(there.port)
+    await client.send(request(there.port, "/", "POST", "Expect: 100-continue", "Content-Length: 4"))
+    while not there.received:
+        await asyncio.sleep(0.01)
+    await client.send(b"body")
+    assert (await client.response()).status == 401
+    assert len(seen) == 1
+
+
 async def test_a_401_without_a_token_of_ours_is_the_clients(world: World) -> None:
     there, seen = await start(world, lambda *_: answer(b"", "401 Unauthorized"))
     (told,) = await asked_for(world, there.port)
@@ -605,6 +618,35 @@ async def test_a_small_body_that_comes_in_pieces_is_waited_for(world: World) -> 
         await client.send(bytes([byte]))
     assert (await client.response()).status == 200
     assert (seen[0][2], seen[0][1]["content-length"]) == (f"x {VALUE} y".encode(), str(len(VALUE) + 4))
+
+
+async def test_a_small_body_for_which_leave_is_asked_is_not_waited_for(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        size = int(await reader.readuntil(b"\r\n"), 16)
+        writer.write(answer((await reader.readexactly(size)).replace(VALUE.encode(), b"the secret")))
+
+    there = await world.origin(origin, tls=True)
+    write_secrets(world, SECRET)
+    await world.start(rest(there.port, **REWRITING))
+    client = await world.tunnel(there.port)
+    fields = ("Content-Type: text/plain", "Expect: 100-continue", f"Content-Length: {len(CANONICAL)}")
+    await client.send(request(there.port, "/", "POST", *fields))
+    assert (await client.head())[0] == 100
+    await client.send(CANONICAL.encode())
+    assert (await client.response()).body == b"the secret"
+
+
+async def test_a_small_body_that_breaks_off_reaches_nobody(world: World) -> None:
+    there, seen = await start(world, ok, **REWRITING)
+    client = await world.tunnel(there.port)
+    await client.send(request(there.port, "/", "POST", "Content-Type: text/plain", "Content-Length: 9") + b"half")
+    client.close()
+    while world.sidecar is not None and world.sidecar.connections.tasks:
+        await asyncio.sleep(0.01)
+    assert not seen
+    assert there.received == 0
 
 
 async def test_a_large_body_is_streamed_while_it_comes(world: World) -> None:

@@ -133,6 +133,23 @@ async def test_a_kept_connection_that_just_ended_is_asked_again_only_where_repea
     assert there.connections == (2 if status == 200 else 1)
 
 
+async def test_what_has_no_answer_the_second_time_either_is_a_502(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        if there.connections == 1:
+            writer.write(answer())
+            await reader.readuntil(b"\r\n\r\n")
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port, tls=False)
+    await client.send(get(there.port))
+    assert (await client.response()).status == 200
+    await client.send(get(there.port))
+    assert (await client.response()).status == 502
+    assert there.connections == 2
+
+
 async def test_a_request_whose_body_is_under_way_is_not_asked_again(world: World) -> None:
     async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -540,6 +557,7 @@ async def test_a_websocket_is_a_pipe_after_the_upgrade(world: World) -> None:
         _, fields, _ = await read_request(reader)
         assert fields["upgrade"] == "websocket"
         assert fields["connection"] == "Upgrade"
+        assert fields["sec-websocket-extensions"] == "x-own"  # nobody reads the messages
         writer.write(SWITCHING + b"early")
         while data := await reader.read(1000):
             writer.write(data.upper())
@@ -547,7 +565,7 @@ async def test_a_websocket_is_a_pipe_after_the_upgrade(world: World) -> None:
     there = await world.origin(origin)
     await world.start(rest(there.port))
     client = await world.client()
-    await client.send(get(there.port, "/", "GET", *WEBSOCKET))
+    await client.send(get(there.port, "/", "GET", *WEBSOCKET, "Sec-WebSocket-Extensions: x-own"))
     status, fields = await client.head()
     assert status == 101
     assert fields["upgrade"] == "websocket"

@@ -150,7 +150,7 @@ def test_what_is_for_one_connection_is_not_passed_on() -> None:
         ("HTTP/1.0", [], False),
         ("HTTP/1.0", ["Connection: keep-alive"], True),
         ("HTTP/1.0", ["Connection: keep-alive, close"], False),
-        ("HTTP/1.1", ["Connection: , keep-alive,,"], True),  # RFC 9110, 5.6.1
+        ("HTTP/1.1", ["Connection: , X-Guard,,"], True),  # RFC 9110, 5.6.1
     ],
 )
 def test_who_keeps_a_connection(first: str, lines: list[str], stays: bool) -> None:
@@ -173,6 +173,20 @@ def test_who_keeps_a_connection(first: str, lines: list[str], stays: bool) -> No
 )
 def test_how_an_answer_ends(method: str, status: int, fields: list[tuple[bytes, bytes]], kind: str) -> None:
     assert response_framing(ResponseHead(1, fields, status), method).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"), [("HTTP/1.1 200", b""), ("HTTP/1.1 200 ", b""), ("HTTP/1.0 200 a b", b"a b")]
+)
+def test_a_reason_may_be_missing(line: str, reason: bytes) -> None:
+    assert parse_response_head(f"{line}\r\n\r\n".encode()).reason == reason
+
+
+@pytest.mark.parametrize("blanks", ["", " ", "\t", " \t "])
+def test_blanks_around_a_value_are_no_part_of_it(blanks: str) -> None:
+    got = parse_request_head(head(f"A:{blanks}b c{blanks}", "Content-Length: " + "5".zfill(18) + blanks))
+    assert got.values(b"a") == [b"b c"]
+    assert request_framing(got) == Framing("length", 5)
 
 
 def test_an_ambiguous_answer_is_refused_whatever_was_asked() -> None:

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import Any
 
 import pytest
 from loopback import HOST, World, answer, hello, read_request, rest
+from openshell_proxy.entrances import listener
 from openshell_proxy.settings import LIMIT_RANGES, Limits, SettingsError, read_settings
 
 
@@ -85,6 +87,17 @@ async def test_a_connection_too_many_is_told_so(world: World) -> None:
     except ConnectionError:
         pass
     assert "too many open connections" in [one.get("status_detail") for one in await world.events()]
+
+
+async def test_where_too_many_are_being_told_so_the_next_is_just_closed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "TURNED_AWAY", 1)
+    await world.start(rest(443), limits=Limits(connections=0))
+    told, closed = [await world.client() for _ in range(2)]
+    assert (await told.response()).status == 503  # and it is lingered for until it closes
+    with contextlib.suppress(ConnectionError):
+        assert await closed.ended() == b""
 
 
 async def test_a_request_too_many_is_told_so(world: World) -> None:

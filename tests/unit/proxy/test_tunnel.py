@@ -11,7 +11,11 @@ import random
 import ssl
 
 import pytest
-from loopback import HOST, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
+from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
+from openshell_proxy.entrances.requests import within_tunnel
+from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.http1 import parse_request_head
+from openshell_proxy.relay.upstream import Origin
 from openshell_proxy.settings import Limits
 
 # 4 MiB: more than any buffer on the way, and of which no two parts are alike, so that none can take another's place
@@ -62,9 +66,10 @@ async def test_what_the_policy_does_not_name_is_refused(world: World, target: st
 @pytest.mark.parametrize(
     ("head", "status"),
     [
-        (b"CONNECT origin.test HTTP/1.1\r\n\r\n", 400),
+        (b"CONNECT origin.test HTTP/1.1\r\nHost: origin.test\r\n\r\n", 400),
+        (b"CONNECT origin.test:443 HTTP/1.1\r\n\r\n", 400),
         (b"CONNECT origin.test:443 HTTP/1.1\r\nHost: other.test:443\r\n\r\n", 421),
-        (b"CONNECT user@origin.test:443 HTTP/1.1\r\n\r\n", 400),
+        (b"CONNECT user@origin.test:443 HTTP/1.1\r\nHost: origin.test:443\r\n\r\n", 400),
         (b"CONNECT origin.test:443 HTTP/1.1\r\nX: " + b"x" * 20_000, 431),
     ],
 )
@@ -73,6 +78,43 @@ async def test_a_bad_connect_gets_one_clear_answer(world: World, head: bytes, st
     client = await world.client()
     await client.send(head)
     assert (await client.response()).status == status
+
+
+async def test_a_connect_of_http_1_0_needs_no_host(world: World) -> None:
+    await world.start(rest(443))
+    client = await world.client()
+    await client.send(b"CONNECT origin.test:443 HTTP/1.0\r\n\r\n")
+    assert (await client.head())[0] == 200
+
+
+async def test_a_connect_that_breaks_off_is_told_so(world: World) -> None:
+    await world.start(rest(443))
+    client = await world.client()
+    await client.send(b"CONNECT origin.test:443 HTTP/1.1\r\nHost: ori")
+    client.writer.write_eof()
+    got = await client.response()
+    assert (got.status, got.json["detail"]) == (400, "the head of the CONNECT has no end")
+
+
+@pytest.mark.parametrize(
+    ("port", "tls", "named", "same"),
+    [
+        (80, False, "a.test", True),
+        (443, True, "a.test", True),
+        (443, False, "a.test", False),
+        (80, True, "a.test", False),
+    ],
+)
+def test_a_host_without_a_port_means_that_of_the_scheme(port: int, tls: bool, named: str, same: bool) -> None:
+    locate = within_tunnel(Origin("a.test", port, tls))
+    scheme = "https" if tls else "http"
+    for target in ("/x", f"{scheme}://{named}/x"):
+        head = parse_request_head(f"GET {target} HTTP/1.1\r\nHost: {named}\r\n\r\n".encode())
+        if same:
+            assert locate(head) == (Origin("a.test", port, tls), "/x")
+        else:
+            with pytest.raises(Refusal, match="421"):
+                locate(head)
 
 
 async def test_another_name_in_the_handshake_is_refused(world: World) -> None:
@@ -180,6 +222,49 @@ async def test_a_server_that_speaks_first_is_passed_where_nothing_is_inspected(w
     assert await asyncio.wait_for(client.reader.readline(), 10) == b"220 ready\r\n"
     await client.send(b"QUIT\r\n")
     assert await client.ended() == b"221 bye\r\n"
+    assert there.connections == 1
+
+
+async def test_a_client_that_is_merely_slow_is_judged_like_any_other(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start({"host": HOST, "port": there.port}, limits=Limits(detect=0.05))
+    client = await world.tunnel(there.port, tls=False)
+    while not there.connections:  # it was dialled for a server that may speak first
+        await asyncio.sleep(0.01)
+    await client.send(get(f"{HOST}:{there.port}", "/a"))
+    assert (await client.response()).body == b"GET /a HTTP/1.1|"
+    await asyncio.wait_for(there.closed.wait(), SECONDS)  # that connection serves nobody
+    assert any(one["message"] == f"L7_REQUEST allow GET {HOST}:{there.port}/a" for one in await world.events())
+
+
+@pytest.mark.parametrize("inspected", [False, True])
+async def test_a_client_that_leaves_without_a_word_is_nobodys_fault(world: World, inspected: bool) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port) if inspected else {"host": HOST, "port": there.port})
+    client = await world.tunnel(there.port, tls=False)
+    client.writer.write_eof()
+    assert await client.ended() == b""
+    assert there.connections == 0
+    told = [one["message"] for one in await world.events() if "dst_endpoint" in one]
+    assert told == [f"CONNECT allowed {HOST}:{there.port}"]
+
+
+async def test_where_requests_are_judged_nobody_is_dialled_for_a_client_that_says_nothing(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port), limits=Limits(first_head=0.1))
+    client = await world.tunnel(there.port, tls=False)
+    assert await client.ended() == b""
+    assert there.connections == 0
+
+
+async def test_where_requests_are_judged_a_client_has_the_time_of_a_head_to_begin(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port), limits=Limits(detect=0.01))
+    client = await world.tunnel(there.port, tls=False)
+    ending = asyncio.create_task(client.reader.read(1))
+    assert not (await asyncio.wait((ending,), timeout=0.2))[0]
+    await client.send(get(f"{HOST}:{there.port}"))
+    assert await asyncio.wait_for(ending, SECONDS) == b"H"
 
 
 @pytest.mark.parametrize("ends", [False, True])

@@ -29,7 +29,7 @@ from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, Client, Origin, World,
 from openshell_proxy.policy import Decision, Intent, Policy
 from openshell_proxy.relay.http1 import ProtocolError, parse_request_head, websocket_upgrade
 from openshell_proxy.relay.stream import Stream
-from openshell_proxy.relay.websocket import Assemblies, JudgedWebSocket, parse_frame_header
+from openshell_proxy.relay.websocket import Assemblies, FrameWalk, JudgedWebSocket, parse_frame_header
 from openshell_proxy.settings import Limits, MessageLimits
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
@@ -333,6 +333,7 @@ DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
     ("sent", "code"),
     [
         (Frame(TEXT, b"x").serialize(mask=False), 1002),
+        (Frame(TEXT, b"x" * 200).serialize(mask=False), 1002),
         (Frame(BINARY, b"x").serialize(mask=False), 1002),
         (frame(TEXT, b"x", rsv1=True), 1002),
         (bytes([0x81 | 0x20]) + frame(TEXT, b"x")[1:], 1002),
@@ -673,6 +674,19 @@ async def test_a_client_that_does_not_read_holds_the_destination_up(world: World
     assert not (await asyncio.wait((waiting,), timeout=0.3))[0]
     assert await asyncio.wait_for(client.reader.readexactly(len(sent)), SECONDS) == sent
     await asyncio.wait_for(waiting, SECONDS)
+
+
+def test_bytes_that_pass_unseen_are_never_cut_within_a_header() -> None:
+    first, close, late = (
+        Frame(*one).serialize(mask=False) for one in ((BINARY, b"x" * 200), (CLOSE, b""), (TEXT, b"y"))
+    )
+    walk = FrameWalk()
+    assert [walk.take(first[:size]) for size in range(4)] == [0, 0, 0, 0]
+    assert walk.take(first[:50]) == 50
+    assert walk.take(first[50:] + close, to_boundary=True) == len(first) - 50
+    assert (walk.left, walk.closed) == (0, False)
+    assert walk.take(close + late) == len(close + late)
+    assert walk.closed
 
 
 def test_the_library_is_loaded_with_the_first_socket_only() -> None:

@@ -127,19 +127,24 @@ class Tunnel:
             if decision.inspects:
                 return "silent", None
         upstream = await self._dial_late(addresses, event)
-        client = asyncio.ensure_future(first_kind(self.sock))
-        server = asyncio.ensure_future(readable(upstream))
         try:
-            await asyncio.wait((client, server), timeout=limits.idle, return_when=asyncio.FIRST_COMPLETED)
-            if not client.done():
-                return ("unknown" if server.done() else "silent"), upstream
-            return client.result(), upstream
+            return await self._first_of_two(upstream), upstream
         except BaseException:
             upstream.close()
             raise
+
+    async def _first_of_two(self, upstream: socket.socket) -> Kind:
+        client = asyncio.ensure_future(first_kind(self.sock))
+        server = asyncio.ensure_future(readable(upstream))
+        try:
+            await asyncio.wait((client, server), timeout=self.pipeline.limits.idle, return_when=asyncio.FIRST_COMPLETED)
+            if client.done():
+                return client.result()
+            return "unknown" if server.done() else "silent"
         finally:
             client.cancel()
             server.cancel()
+            await asyncio.wait((client, server))  # only then may anybody close the sockets that they wait for
 
     async def _dial_late(self, addresses: tuple[str, ...], event: Event) -> socket.socket:
         """Dial after the 200: the client can only be hung up on."""

@@ -123,11 +123,9 @@ class Listener:
         try:
             await self.serve(client)
         except (OSError, TimeoutError, asyncio.CancelledError):
-            if client.fileno() >= 0:
-                client.close()
+            client.close()
         except Exception:  # a fault of ours is no secret, and no connection that stays
-            if client.fileno() >= 0:
-                client.close()
+            client.close()
             raise
 
 

@@ -270,7 +270,7 @@ class Body:
         self.done = framing.kind == "none"
         self.chunks = 0
 
-    def take(self, data: bytes | bytearray | memoryview) -> int:
+    def take(self, data: bytes | bytearray) -> int:
         """How many of the bytes of *data* belong to this body. Raises :class:`ProtocolError`."""
         if self._state == "open":
             return len(data)
@@ -279,7 +279,7 @@ class Body:
             self._left -= used
             self.done = self._left == 0
             return used
-        return self._take_chunked(bytes(data) if isinstance(data, memoryview) else data)
+        return self._take_chunked(data)
 
     def content(self, wire: bytes) -> bytes:
         """The content in *wire*, the bytes taken since the last call; trailers are no content."""
