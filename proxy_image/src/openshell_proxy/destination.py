@@ -70,7 +70,7 @@ def unwrap(address: Address) -> Address:
 
 
 def within(address: Address, networks: Sequence[Network]) -> bool:
-    return any(address.version == network.version and address in network for network in networks)
+    return any(address in network for network in networks)
 
 
 def literal(host: str) -> Address | None:

@@ -19,7 +19,7 @@ from loopback import World, hello, rest
 from openshell_proxy import configuration
 from openshell_proxy.policy import Intent, Policy, PolicyError, Request, load_policy
 from openshell_proxy.policy.globs import GlobError, translate
-from openshell_proxy.policy.linear import Linear, harmless
+from openshell_proxy.policy.linear import Linear, _Members, harmless
 
 HOST, PORT = "a.example.com", 80
 SECONDS = 2.0  # what backtracking needs is counted in minutes
@@ -70,6 +70,12 @@ def test_values_for_many_wildcards_cost_little() -> None:
     started = time.monotonic()
     assert not allowed(judge, "/x", q="a" * 16_000)
     assert time.monotonic() - started < SECONDS
+
+
+def test_what_is_remembered_of_characters_is_bounded() -> None:
+    members = _Members("[^/]")
+    assert members.places("".join(map(chr, range(0x100, 0x1101)))) == 2**4097 - 1
+    assert len(members) <= 4096
 
 
 PARTS = ["*", "**", "/", ".", "a", "b", "{", "}", ",", "?", "[ab]", "[!a]", "[a-b/]", "\\*", "/**", "**/", "/**/"]

@@ -96,8 +96,9 @@ async def test_the_host_is_reachable_only_where_the_guard_is_told_its_address() 
             await other.pin(Intent("host.containers.internal", 443), EXACT)
 
 
-async def test_no_trusted_gateway_is_a_metadata_service() -> None:
-    address = ipaddress.ip_address("169.254.169.254")
+@pytest.mark.parametrize("never", ["169.254.169.254", "127.0.0.1", "0.0.0.0"])
+async def test_no_trusted_gateway_is_a_metadata_service_or_the_sidecar(never: str) -> None:
+    address = ipaddress.ip_address(never)
     told = Guard(own_networks=(), resolver=Names(str(address)), trusted_gateway=address)
     with pytest.raises(DestinationError):
         await told.pin(Intent("host.docker.internal", 80), EXACT)

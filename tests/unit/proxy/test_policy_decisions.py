@@ -94,6 +94,9 @@ def test_audit_forwards_and_says_so_and_enforce_does_not() -> None:  # trap 1
         ("api-*.Example.com", "api-1.example.com", True),
         ("*.s3.*.amazonaws.com", "b.s3.eu.amazonaws.com", True),
         ("*.s3.*.amazonaws.com", "s3.eu.amazonaws.com", False),
+        ("*.s3.*.amazonaws.com", "b.s4.eu.amazonaws.com", False),
+        ("api-*.example.com", "web-1.example.com", False),
+        ("api-*.example.com", "api-.example.com", True),
         ("[2001:DB8::0:1]", "2001:db8::1", True),
     ],
 )
@@ -144,6 +147,9 @@ def test_globs_of_values_stop_at_a_dot() -> None:  # trap 4
     assert not allows(policy, "GET", "/v?v=v1.2.3")
     assert allows(policy, "GET", "/v?v=v1.a/b")
     assert allows(policy, "GET", "/w?v=v1.2.3")
+    many = load(rest(rules=[allow(method="GET", path="/v", query={"v": "*a*b*"})]))
+    assert allows(many, "GET", "/v?v=1a2b")
+    assert not allows(many, "GET", "/v?v=")
 
 
 def test_head_rides_on_get_and_options_on_nothing() -> None:  # trap 5
@@ -163,6 +169,13 @@ def test_query_of_allow_and_of_deny_rules() -> None:  # trap 6
     denying = load(rest(access="full", deny_rules=[{"method": "*", "path": "/a", "query": {"f": "1", "g": "2"}}]))
     assert not allows(denying, "GET", "/a?f=0&f=1&g=2")
     assert allows(denying, "GET", "/a?f=1")
+
+
+@pytest.mark.parametrize("path", ["**", "/a", "/*"])
+def test_the_first_of_several_rules_names_the_decision(path: str) -> None:
+    policy = load(rest(rules=[allow(method="GET", path=path), allow(method="*", path=path)]))
+    assert ask(policy, "GET", "/a").rule == f"GET {path}"
+    assert ask(policy, "POST", "/a").rule == f"* {path}"
 
 
 def test_a_deny_rule_wins_across_policies() -> None:  # trap 7

@@ -381,16 +381,45 @@ def test_credential_keys_are_kept_on_the_endpoint() -> None:
         load(rest(access="full", **keys, request_body_credential_rewrite=True))
 
 
+def aws(provider: str) -> dict[str, Any]:
+    return {"credential_binding": {"provider": provider}}
+
+
 @pytest.mark.parametrize(
     ("left", "right", "words"),
     [
         (endpoint(tls="skip"), endpoint(), "tls"),
         (endpoint(tls="skip"), endpoint(host="*.example.com"), "tls"),
-        (endpoint(tls="skip"), endpoint(host="", allowed_ips=["10.0.0.0/16"]), "tls, allowed_ips"),
+        (endpoint(tls="skip"), endpoint(host="", allowed_ips=["10.0.0.0/16"]), "any host.*tls, allowed_ips"),
         (endpoint(protocol="tcp", enforcement=None), endpoint(), "protocol tcp"),
         (rest(access="full"), endpoint(protocol="graphql", access="full"), "protocol"),
         (rest(access="full"), rest(access="full", enforcement="audit"), "enforcement"),
         (rest(access="full", path="/a?"), rest(access="full", path="/ab", allow_encoded_slash=True), "encoded_slash"),
+        (endpoint(host="*.example.com", tls="skip"), endpoint(host="*.example.com"), "tls$"),
+        (endpoint(host="*.example.com", tls="skip"), endpoint(host="**.example.com"), "tls$"),
+        (endpoint(tls="auto", **aws("a")), endpoint(tls="auto", **aws("b")), "on api.example.com.*binding.provider$"),
+        (endpoint(**aws("a")), rest(access="full", **aws("b")), "credential_binding.provider"),
+        (
+            endpoint(allowed_ips=["10.1.0.0/16"]),
+            rest(access="full", allowed_ips=["10.2.0.0/16"]),
+            "allowed_ips, protocol",
+        ),
+        (
+            rest(access="full"),
+            endpoint(protocol="graphql", access="full", graphql_max_body_bytes=1),
+            "differs in protocol$",
+        ),
+        (
+            endpoint(protocol="graphql", access="full"),
+            endpoint(protocol="graphql", access="full", graphql_max_body_bytes=1),
+            "graphql_max_body_bytes",
+        ),
+        (endpoint(ports=[1, 2], port=None, tls="skip"), endpoint(ports=[2, 3], port=None), "tls"),
+        (endpoint(ports=[1, 2], port=None, tls="skip"), endpoint(ports=[3], port=None), ""),
+        (endpoint(host="*.a.example.com", tls="skip"), endpoint(host="*.b.example.com"), ""),
+        (endpoint(signing_region="a"), rest(access="full", signing_region="b"), ""),
+        (rest(access="full", path="/a/**"), rest(access="full", path="/b/**", enforcement="audit"), ""),
+        (rest(access="full", path="/a/**"), rest(access="full", enforcement="audit"), ""),
         (rest(access="full", path="/{a,b}/c"), rest(access="full", path="/a/[b-d]xxxx", enforcement="audit"), ""),
     ],
 )
@@ -400,10 +429,23 @@ def test_endpoints_whose_order_would_matter_are_refused(
     left, right = ({key: value for key, value in side.items() if value is not None} for side in (left, right))
     if not words:
         load(left, right)
+        load(right, left)
         return
     for pair in ((left, right), (right, left)):
-        with pytest.raises(PolicyError, match=f"ambiguous.*{words}"):
+        with pytest.raises(PolicyError, match=f"ambiguous.*{words}") as caught:
             load(*pair)
+        assert len(caught.value.errors) == 1
+
+
+def test_an_ambiguity_names_the_line_and_the_policy_of_the_other_endpoint() -> None:
+    one, other = json.dumps(endpoint(tls="skip")), json.dumps(endpoint())
+    text = "version: 1\nnetwork_policies:\n  a:\n    endpoints:\n      - "
+    with pytest.raises(PolicyError, match="^policy:6: ambiguous: overlaps with the endpoint in line 5 on"):
+        load_policy(f"{text}{one}\n      - {other}\n")
+    with pytest.raises(
+        PolicyError, match="^policy:8: ambiguous: overlaps with the endpoint in line 5 of policy 'a' on"
+    ):
+        load_policy(f"{text}{one}\n  b:\n    endpoints:\n      - {other}\n")
 
 
 @pytest.mark.parametrize(

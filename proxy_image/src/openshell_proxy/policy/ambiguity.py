@@ -61,10 +61,8 @@ def _conflict(left: Endpoint, right: Endpoint) -> str:
     if not left.ports & right.ports or not patterns_overlap(left.host, right.host):
         return ""
     differing = _differing(_connection_facts(left), _connection_facts(right))
-    if _speaks(left) and _speaks(right):
-        exact = specificity(left.path) == specificity(right.path)
-        if exact and paths_overlap(left.path, right.path):
-            differing += _differing(_request_facts(left), _request_facts(right))
+    if specificity(left.path) == specificity(right.path) and paths_overlap(left.path, right.path):
+        differing += _differing(_request_facts(left), _request_facts(right))
     if not differing:
         return ""
     hosts = f"{left.host or 'any host'} and {right.host or 'any host'}"
@@ -73,7 +71,7 @@ def _conflict(left: Endpoint, right: Endpoint) -> str:
 
 
 def _differing(left: Facts, right: Facts) -> list[str]:
-    """Names of the facts that differ; of two protocols' limits nothing can be said."""
+    """Names of the facts that differ; of two protocols' limits, and of who has no such fact, nothing can be said."""
     other = dict(right)
     names = [name for name, value in left if name in other and other[name] != value]
     return [name for name in names if name not in _WITHIN_PROTOCOL] if "protocol" in names else names

@@ -118,16 +118,10 @@ def _labels_meet(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
     """Label by label; ``**`` takes one label and then any number more."""
     if not left or not right:
         return not left and not right
-    if "**" not in (left[0], right[0]) and not _label_meet(left[0], right[0]):
+    if not meet(tuple(left[0]), tuple(right[0])):
         return False
     if left[0] == "**" and _labels_meet(left, right[1:]):
         return True
     if right[0] == "**" and _labels_meet(left[1:], right):
         return True
     return _labels_meet(left[1:], right[1:])
-
-
-def _label_meet(left: str, right: str) -> bool:
-    if "*" in (left, right) or left == right:
-        return True
-    return meet(tuple(left), tuple(right))
