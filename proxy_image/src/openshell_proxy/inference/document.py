@@ -37,7 +37,7 @@ _MODEL = re.compile(r"[\x21-\x7e]{1,256}")
 _URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,=-]+)*/?")
 _REGION = re.compile(r"[a-z0-9-]{1,64}")
 _BEDROCK_REGION = re.compile(r"bedrock-runtime(?:-fips)?\.([a-z0-9-]+)\.")
-_KEY = re.compile(r"[\x21-\x7e]+")
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
 _AUTHS: tuple[Auth, ...] = ("bearer", "x-api-key")
 
 _TEXT, _LIST, _NUMBER = (str,), (list,), (int, float)
@@ -89,11 +89,11 @@ class _Entry(Entry):
 
     def route(self) -> Route:
         given = self.given
-        provider = PROVIDERS.get(given.get("provider") or "")
+        provider = PROVIDERS.get(given.get("provider", ""))
         if provider is None:
             raise self._wrong(f"has a provider that is not one of {', '.join(PROVIDERS)}")
         base_url = (given.get("base_url") or provider.base_url).rstrip("/")
-        model = given.get("model") or ""
+        model = given.get("model", "")
         if not _MODEL.fullmatch(model):
             raise self._wrong("has no model, a name of visible ASCII characters")
         origin = self._origin(base_url)
@@ -106,7 +106,7 @@ class _Entry(Entry):
             self._aliases(),
             self._protocols(provider),
             self._auth(provider),
-            given.get("secret") or "",
+            given.get("secret", ""),
             self._key(),
             self._region(origin.host),
             self._seconds("timeout", SECONDS),
@@ -116,15 +116,17 @@ class _Entry(Entry):
     def _origin(self, base_url: str) -> Origin:
         if not base_url:
             raise self._wrong("needs a base_url, since its provider has none that is everybody's")
-        parts = urlsplit(base_url)
-        tls = parts.scheme == "https"
+        wrong = self._wrong("has a base_url that is not https://host/path or http://host/path")
         try:
+            parts = urlsplit(base_url)
+            tls = parts.scheme == "https"
             host, port = parse_authority(parts.netloc, 443 if tls else 80)
             check_host(host)
-        except Refusal:
-            host, port = "", 0
-        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-            raise self._wrong("has a base_url that is not https://host/path or http://host/path")
+        except (Refusal, ValueError):
+            raise wrong from None
+        # The library overlooks blanks and line breaks.
+        if parts.scheme not in ("http", "https") or parts.query or parts.fragment or not _VISIBLE.fullmatch(base_url):
+            raise wrong
         if not _URL_PATH.fullmatch(parts.path) or any(part in (".", "..") for part in parts.path.split("/")):
             raise self._wrong("has a base_url with a path that is not plain segments")
         if host == INFERENCE.host:
@@ -132,7 +134,7 @@ class _Entry(Entry):
         return Origin(host, port, tls)
 
     def _aliases(self) -> tuple[str, ...]:
-        aliases = self.given.get("aliases") or []
+        aliases = self.given.get("aliases", [])
         if not all(isinstance(alias, str) and _MODEL.fullmatch(alias) for alias in aliases):
             raise self._wrong("has an alias that is not a name of visible ASCII characters")
         return tuple(aliases)
@@ -145,7 +147,7 @@ class _Entry(Entry):
         return tuple(protocols)
 
     def _auth(self, provider: Provider) -> Auth:
-        wanted = self.given.get("auth") or ""
+        wanted = self.given.get("auth", "")
         keyed = bool(self.given.get("secret")) or bool(self.given.get("key"))
         if self.given.get("secret") and self.given.get("key"):
             raise self._wrong("has both a secret and a key; one of them authorises")
@@ -158,8 +160,8 @@ class _Entry(Entry):
         return next((auth for auth in _AUTHS if auth == wanted), "bearer" if provider.auth == "aws" else provider.auth)
 
     def _key(self) -> bytes:
-        key: str = self.given.get("key") or ""
-        if key and (len(key) < MIN_VALUE or not _KEY.fullmatch(key)):
+        key: str = self.given.get("key", "")
+        if key and (len(key) < MIN_VALUE or not _VISIBLE.fullmatch(key)):
             raise self._wrong(f"has a key of fewer than {MIN_VALUE} characters, or with others than visible ASCII ones")
         return key.encode()
 
@@ -171,7 +173,7 @@ class _Entry(Entry):
         return region
 
     def _seconds(self, key: str, default: float) -> float:
-        seconds = float(self.given.get(key) or default)
+        seconds = self.given.get(key, default)
         if not 1 <= seconds <= MAX_SECONDS:
             raise self._wrong(f"has a {key} that is not a number of seconds from 1 to {MAX_SECONDS}")
-        return seconds
+        return float(seconds)
