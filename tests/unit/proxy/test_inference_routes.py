@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from openshell_proxy.inference.errors import CallRefusal, error_body, no_call, no_routes, stream_error
+from openshell_proxy.inference.models import models_answer
 from openshell_proxy.inference.patterns import PATTERNS, detect
 from openshell_proxy.inference.request import forwarded, prepare, read_call, rewritten_body
 from openshell_proxy.inference.routes import PROVIDERS, Route, Routes, backend_url, call_url
-from openshell_proxy.inference.usage import MAX_LINE, EventLines, Usage
+from openshell_proxy.inference.usage import MAX_LINE, MAX_PARSED, EventLines, Usage
 from openshell_proxy.relay.http1 import parse_request_head
 from openshell_proxy.relay.upstream import Origin
 
@@ -36,6 +37,7 @@ def route(provider: str = "openai", model: str = "real-model", base: str = "http
         ("POST", "/v1/completions", "openai_completions"),
         ("POST", "/v1/chat/completions/", None),
         ("POST", "/v1/chat", None),
+        ("GET", "/v1/models", "model_discovery"),
         ("GET", "/v1/models/a/b", "model_discovery"),
         ("GET", "/v1/modelsx", None),
         ("HEAD", "/v1/models", None),
@@ -43,6 +45,8 @@ def route(provider: str = "openai", model: str = "real-model", base: str = "http
         ("POST", "/model/eu.x%2Fy-v1:0/invoke?trace=1", "aws_bedrock_invoke"),
         ("POST", "/model/x/invoke-with-response-stream", "aws_bedrock_invoke_stream"),
         ("POST", "/model/invoke", None),
+        ("POST", "/model//invoke", None),
+        ("POST", "/model/x/y/invoke", None),
         ("POST", "/model/x/invoke/", None),
         ("POST", "/models/x/invoke", None),
         ("GET", "/model/x/invoke", None),
@@ -80,6 +84,7 @@ def test_a_model_in_the_path_is_the_routes() -> None:
     )
     assert call_url(vertex, MESSAGES, "/v1/messages", True).endswith("/claude%401:streamRawPredict")
     assert call_url(vertex, CHAT, "/v1/chat/completions", True).endswith("/r/endpoints/openapi/chat/completions")
+    assert call_url(route(), CHAT, "/v1/chat/completions?a=b", True) == "https://x.test/v1/chat/completions?a=b"
     bedrock = route("aws-bedrock", "eu.x/y:0", "https://b.test")
     assert call_url(bedrock, INVOKE, "/model/any/invoke?q=1", False) == "https://b.test/model/eu.x%2Fy%3A0/invoke"
 
@@ -96,6 +101,26 @@ def test_the_first_route_serves_what_no_name_asks_for() -> None:
     assert routes.choose("openai_embeddings", "local") is chat, "a route is asked only for what it speaks"
     assert routes.choose("aws_bedrock_invoke", "small") is None
     assert [name for name, _ in routes.models()] == ["real-model", "chat", "small", "claude", "claude-route"]
+    again = Routes([chat, route(name="again", aliases=("small",))])
+    assert [(name, one.name) for name, one in again.models()] == [
+        ("real-model", "chat"), ("chat", "chat"), ("small", "chat"), ("again", "again"),
+    ]  # fmt: skip
+
+
+def test_where_no_route_tells_its_models_the_list_is_empty() -> None:
+    status, told = models_answer(Routes([route(protocols=("openai_embeddings",))]), "/v1/models", "openai")
+    assert (status, told) == (200, {"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None})
+
+
+def test_only_a_call_that_can_stream_is_asked_to() -> None:
+    embeddings = detect("POST", "/v1/embeddings")
+    assert embeddings is not None
+    for pattern, told, stream in ((embeddings, True, False), (CHAT, True, True), (CHAT, 1, False), (CHAT, "x", False)):
+        assert read_call(pattern, pattern.before, json.dumps({"stream": told}).encode()).stream is stream
+
+
+def test_a_model_that_is_no_name_is_none() -> None:
+    assert read_call(CHAT, "/v1/chat/completions", b'{"model": 5}').model == ""
 
 
 def test_the_routes_model_replaces_the_clients() -> None:
@@ -129,6 +154,11 @@ def test_vertex_gets_what_it_takes() -> None:
     vertex = route("google-vertex-ai")
     made = json.loads(rewritten_body(vertex, MESSAGES, read_call(MESSAGES, "/v1/messages", body), body))
     assert made == {"max_tokens": 5, "anthropic_version": "vertex-2023-10-16"}
+    body = b'{"model": "real-model", "messages": []}'
+    made = json.loads(rewritten_body(vertex, MESSAGES, read_call(MESSAGES, "/v1/messages", body), body))
+    assert made == {"messages": [], "anthropic_version": "vertex-2023-10-16"}, "its path has the model"
+    assert rewritten_body(vertex, CHAT, read_call(CHAT, "/v1/chat/completions", body), body) == body
+    assert rewritten_body(route("anthropic"), MESSAGES, read_call(MESSAGES, "/v1/messages", body), body) == body
     body = b'{"anthropic_version": "other"}'
     made = json.loads(rewritten_body(vertex, MESSAGES, read_call(MESSAGES, "/v1/messages", body), body))
     assert made == {"anthropic_version": "other"}
@@ -188,7 +218,8 @@ def test_errors_in_the_words_of_each_api() -> None:
     assert error_body("anthropic", 413, "c", "t") == {
         "type": "error", "error": {"type": "request_too_large", "message": "t"}
     }  # fmt: skip
-    assert error_body("anthropic", 503, "c", "t")["error"]["type"] == "api_error"
+    for style in ("openai", "anthropic"):
+        assert error_body(style, 503, "c", "t")["error"]["type"] == "api_error"  # type: ignore[arg-type]
     assert error_body("aws", 400, "c", "t") == {"message": "t"}
     assert stream_error("anthropic", "a\n\nb").startswith(b"\nevent: error\ndata: {")
     assert stream_error("openai", "a\n\nb").count(b"\n") == 3, "a text must not end the event before its time"
@@ -216,16 +247,45 @@ def test_tokens_in_every_shape(answer: Any, tokens: tuple[int | None, int | None
     assert (usage.input, usage.output) == tokens
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "tokens"),
+    [
+        (b"X-Amzn-Bedrock-Input-Token-Count", b"5", (5, None)),
+        (b"x-amzn-bedrock-output-token-count", b"9" * 15, (None, 10**15 - 1)),
+        (b"X-Amzn-Bedrock-Input-Token-Count", b"9" * 16, (None, None)),
+        (b"X-Amzn-Bedrock-Input-Token-Count", b"-5", (None, None)),
+        (b"Content-Length", b"5", (None, None)),
+    ],
+)
+def test_tokens_in_the_head(name: bytes, value: bytes, tokens: tuple[int | None, int | None]) -> None:
+    usage = Usage()
+    usage.header(name, value)
+    assert (usage.input, usage.output) == tokens
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(MAX_PARSED, 3), (MAX_PARSED + 1, None)])
+def test_an_answer_is_parsed_up_to_a_size(size: int, tokens: int | None) -> None:
+    usage = Usage()
+    usage.read(b'{"usage": {"prompt_tokens": 3}}'.ljust(size))
+    assert usage.input == tokens
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["lf", "crlf", "cr"])
 def test_events_pass_unchanged_in_whole_lines(size: int, end: bytes) -> None:
-    stream = (b"event: a" + end + b'data: {"usage": {"input_tokens": 9}}' + end + end) * 3 + b"data: no end"
+    stream = (
+        b'event:{"usage": {"input_tokens": 1, "output_tokens": 2}}'
+        + end
+        + b'data: {"usage": {"input_tokens": 9}}'
+        + end
+        + end
+    ) * 3 + b"data: no end"
     usage = Usage()
     lines = EventLines(usage)
     passed = [lines.feed(stream[at : at + size]) for at in range(0, len(stream), size)]
     assert all(not piece or piece[-1:] in b"\r\n" for piece in passed)
     assert b"".join(passed) + lines.end() == stream
-    assert usage.input == 9
+    assert (usage.input, usage.output) == (9, None)
 
 
 def test_a_line_that_never_ends_is_not_held_for_ever() -> None:
