@@ -58,6 +58,7 @@ def covered(got: dict[str, str]) -> set[str]:
         ("s3", None, b"", EMPTY),
         ("s3", None, BODY, "UNSIGNED-PAYLOAD"),
         ("s3", "UNSIGNED-PAYLOAD", BODY, "UNSIGNED-PAYLOAD"),
+        ("s3", "0" * 64, BODY, "0" * 64),
         ("s3", "none of the kind", BODY, "UNSIGNED-PAYLOAD"),
         ("bedrock", None, b"", EMPTY),
         ("bedrock", "UNSIGNED-PAYLOAD", BODY, DIGEST),
