@@ -68,6 +68,7 @@ def test_only_answers_that_come_in_pieces_stream() -> None:
     ("base", "path", "url"),
     [
         ("https://x.test/v1/", "/v1/messages?beta=true", "https://x.test/v1/messages?beta=true"),
+        ("https://x.test/v1", "/v1", "https://x.test/v1"),
         ("https://x.test/v1", "/v10/a", "https://x.test/v1/v10/a"),
         ("https://x.test/v1beta", "/v1/a", "https://x.test/v1beta/v1/a"),
         ("https://x.test", "/v1/models/a", "https://x.test/v1/models/a"),

@@ -110,7 +110,7 @@ class Routes:
 def backend_url(base: str, path: str) -> str:
     """*base* and the request's *path* as one URL; ``/v1`` at the end of the one and the beginning of the other is there once."""
     base = base.rstrip("/")
-    if base.endswith("/v1") and path.startswith("/v1/"):
+    if base.endswith("/v1") and (path == "/v1" or path.startswith("/v1/")):
         path = path.removeprefix("/v1")
     return base + path
 
