@@ -10,6 +10,7 @@ import ipaddress
 from pathlib import Path
 
 import pytest
+from openshell_proxy import destination
 from openshell_proxy.destination import (
     DestinationError,
     Guard,
@@ -137,6 +138,7 @@ def test_the_networks_that_the_sidecar_is_on(tmp_path: Path) -> None:
     table.write_text(
         "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
         "eth0 00000000 0100590A 0003 0 0 100 00000000 0 0 0\n"
+        "tun0 00000000 00000000 0001 0 0 100 00000000 0 0 0\n"
         "eth0 0000590A 00000000 0001 0 0 100 00FFFFFF 0 0 0\n"
         "eth1 00D20A0A 00000000 0001 0 0 100 C0FFFFFF 0 0 0\n"
         "eth1 0000A8C0 0100590A 0003 0 0 100 0000FFFF 0 0 0\n"
@@ -169,6 +171,19 @@ async def test_a_judgement_is_kept_for_the_same_question_only() -> None:
     seen.resolver = Names("10.1.2.3", "10.89.0.7")
     with pytest.raises(DestinationError):
         await seen.pin(Intent("a.example.com", 443), EXACT)
+
+
+async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destination, "JUDGED", 4)
+    seen = guard("93.184.216.34")
+    for port in range(1, 20):
+        assert await seen.pin(Intent("a.example.com", port), WILD)
+        assert len(seen._judged) <= 4
+
+
+async def test_an_address_is_not_asked_for() -> None:
+    nobody = Guard(own_networks=OWN, resolver=Unknown())
+    assert await nobody.pin(Intent("93.184.216.34", 443), EXACT) == ("93.184.216.34",)
 
 
 async def test_a_refusal_is_not_kept() -> None:

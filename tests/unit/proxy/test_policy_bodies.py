@@ -43,6 +43,7 @@ RESULT = {"jsonrpc": "2.0", "id": 1, "result": {}}
     [
         (b"", "invalid JSON"),
         (b"[]", "empty batch"),
+        (b"{}", "missing or non-string 'jsonrpc'"),
         (b"\xff", "invalid JSON"),
         ('{"jsonrpc":"2.0","method":"a"}'.encode("utf-16"), "invalid JSON"),
         (b'{"jsonrpc":"2.0","method":"a","method":"b"}', "duplicate key"),
@@ -407,6 +408,7 @@ def test_messages_that_carry_graphql() -> None:
         b"hello",
         b"[]",
         b'{"type":1}',
+        b'{"type":[]}',
         b'{"type":"exec","payload":{"query":"{ viewer }"}}',
         b'{"type":1,"payload":{"query":"{ viewer }"}}',
         b'{"type":"subscribe"}',

@@ -417,6 +417,8 @@ def aws(provider: str) -> dict[str, Any]:
         (endpoint(ports=[1, 2], port=None, tls="skip"), endpoint(ports=[2, 3], port=None), "tls"),
         (endpoint(ports=[1, 2], port=None, tls="skip"), endpoint(ports=[3], port=None), ""),
         (endpoint(host="*.a.example.com", tls="skip"), endpoint(host="*.b.example.com"), ""),
+        (endpoint(tls="auto"), rest(access="full"), "protocol$"),
+        (endpoint(tls=""), rest(access="full"), ""),
         (endpoint(signing_region="a"), rest(access="full", signing_region="b"), ""),
         (rest(access="full", path="/a/**"), rest(access="full", path="/b/**", enforcement="audit"), ""),
         (rest(access="full", path="/a/**"), rest(access="full", enforcement="audit"), ""),
@@ -440,10 +442,10 @@ def test_endpoints_whose_order_would_matter_are_refused(
 def test_an_ambiguity_names_the_line_and_the_policy_of_the_other_endpoint() -> None:
     one, other = json.dumps(endpoint(tls="skip")), json.dumps(endpoint())
     text = "version: 1\nnetwork_policies:\n  a:\n    endpoints:\n      - "
-    with pytest.raises(PolicyError, match="^policy:6: ambiguous: overlaps with the endpoint in line 5 on"):
+    with pytest.raises(PolicyError, match=r"^policy:6: ambiguous: overlaps with the endpoint in line 5 on"):
         load_policy(f"{text}{one}\n      - {other}\n")
     with pytest.raises(
-        PolicyError, match="^policy:8: ambiguous: overlaps with the endpoint in line 5 of policy 'a' on"
+        PolicyError, match=r"^policy:8: ambiguous: overlaps with the endpoint in line 5 of policy 'a' on"
     ):
         load_policy(f"{text}{one}\n  b:\n    endpoints:\n      - {other}\n")
 
