@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
 from openshell_proxy.entrances import requests
+from openshell_proxy.entrances.requests import forwarded_fields
 from openshell_proxy.relay import upstream
 from openshell_proxy.relay.exchange import Exchange
+from openshell_proxy.relay.http1 import RequestHead
 from openshell_proxy.relay.stream import Stream
-from openshell_proxy.relay.upstream import UpstreamStream
+from openshell_proxy.relay.upstream import Origin, UpstreamStream
 from openshell_proxy.settings import Limits
 
 
@@ -41,6 +43,15 @@ async def test_absolute_form_reaches_the_origin_in_origin_form(world: World) -> 
     line, fields, _ = seen[0]
     assert line == "GET /b?q=1 HTTP/1.1"
     assert fields == {"host": f"{HOST}:{there.port}", "via": "1.1 openshell-sandbox", "connection": "close"}
+
+
+@pytest.mark.parametrize(
+    ("port", "tls", "host"), [(80, False, b"a.test"), (443, True, b"a.test"), (80, True, b"a.test:80")]
+)
+def test_the_host_is_that_of_the_destination_in_the_place_of_the_clients(port: int, tls: bool, host: bytes) -> None:
+    fields = [(b"A", b"b"), (b"host", b"A.test:" + str(port).encode()), (b"Via", b"1.1 x")]
+    head = RequestHead(1, fields, "GET", "/")
+    assert forwarded_fields("forward", head, Origin("a.test", port, tls)) == [fields[0], (b"host", host), fields[2]]
 
 
 async def test_a_forwarded_request_has_a_connection_of_its_own(world: World) -> None:  # spec 2.4

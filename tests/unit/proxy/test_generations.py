@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from loopback import HOST, Client, World, answer, hello, read_request, rest
+from openshell_proxy.settings import Limits
 
 WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -90,7 +91,8 @@ async def test_a_request_that_came_before_the_close_is_answered(world: World) ->
     assert (got.status, got.headers["connection"]) == (200, "close")
 
 
-async def test_a_request_that_came_behind_an_answer_under_way_is_answered(world: World) -> None:
+@pytest.mark.parametrize("more", [False, True], ids=["nothing", "another"])
+async def test_a_request_that_came_behind_an_answer_under_way_is_answered(world: World, more: bool) -> None:
     go = asyncio.Event()
 
     async def halting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -106,11 +108,38 @@ async def test_a_request_that_came_behind_an_answer_under_way_is_answered(world:
     await client.send(get(there.port))
     assert (await client.head())[0] == 200
     world.reload(rest(there.port, "read-only"))
-    await client.send(get(there.port))  # the head of the first answer did not say that it is the last
+    if more:
+        await client.send(get(there.port))  # the head of the first answer did not say that it is the last
     go.set()
     assert await asyncio.wait_for(client.reader.readexactly(8), 10) == b"halfhalf"
-    got = await client.response()
-    assert (got.status, got.headers["connection"]) == (200, "close")
+    if more:
+        got = await client.response()
+        assert (got.status, got.headers["connection"]) == (200, "close")
+    assert await client.ended() == b""
+
+
+async def test_a_head_that_had_begun_before_the_close_is_waited_for(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port), limits=Limits(keep_alive=0.1))
+    client = await world.client()
+    await client.send(get(there.port))
+    assert (await client.response()).status == 200
+    client.writer.write(get(there.port)[:-10])
+    world.reload(rest(there.port, "read-only"))
+    beginning = asyncio.create_task(client.reader.read(1))
+    assert not (await asyncio.wait((beginning,), timeout=0.4))[0]
+    await client.send(get(there.port)[-10:])
+    assert await asyncio.wait_for(beginning, 10) == b"H"
+
+
+async def test_half_a_head_is_not_waited_for_longer_without_a_new_policy(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port), limits=Limits(keep_alive=0.1))
+    client = await world.client()
+    await client.send(get(there.port))
+    assert (await client.response()).status == 200
+    await client.send(get(there.port)[:-10])
+    assert await client.ended() == b""
 
 
 async def test_the_same_policy_again_closes_nothing(world: World) -> None:

@@ -116,7 +116,7 @@ def _asked(connection: Decision, head: RequestHead, path: str, query: str) -> Re
         return Request(head.method, path, parse_query(query))
     with_body = bool(head.values(b"content-length") or head.values(b"transfer-encoding"))
     accepted = [member.partition(b";")[0].strip() for member in head.members(b"accept")]
-    stream = head.method == "GET" and not with_body and b"text/event-stream" in accepted
+    stream = not with_body and b"text/event-stream" in accepted
     return Request(head.method, path, parse_query(query), receive_stream=stream, with_body=with_body)
 
 
