@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ from loopback import HOST, World, hello, rest
 from openshell_proxy import audit
 from openshell_proxy.audit import Audit, Event, RotatingFile, redacted
 from openshell_proxy.policy import Decision, Intent, Request
-from openshell_proxy.refusal import denied_request
+from openshell_proxy.refusal import Refusal, denied_request
 
 
 def event(number: int = 0) -> Event:
@@ -58,6 +59,68 @@ def test_a_line_is_a_decision_in_ocsf_terms() -> None:
     assert (line["class_uid"], line["action_id"], line["unmapped"]["sandbox"]) == (4002, 1, "test")
     assert line["http_request"]["url"] == {"hostname": "a.test", "port": 80, "path": "/0"}
     assert line["message"] == "FORWARD allow GET a.test:80/0"
+
+
+ASKED: dict[str, Any] = {"method": "GET", "path": "/a"}
+
+
+@pytest.mark.parametrize(
+    ("one", "message", "facts"),
+    [
+        (Event("connect", True, "h", 1), "CONNECT allowed h:1", (4001, 1, 1, 1)),
+        (Event("connect", False, "h", 1), "CONNECT denied h:1", (4001, 1, 2, 3)),
+        (Event("connect", True, "h", 1, ended=True), "CONNECT closed h:1", (4001, 2, 1, 1)),
+        (Event("tunnel", True, "h", 1, **ASKED), "L7_REQUEST allow GET h:1/a", (4002, 1, 1, 1)),
+        (Event("tunnel", True, "h", 1, audited=True, **ASKED), "L7_REQUEST audit GET h:1/a", (4002, 1, 1, 1)),
+        (Event("tunnel", True, "h", 1, status=101, **ASKED), "L7_REQUEST allow_upgrade GET h:1/a", (4002, 1, 1, 1)),
+        (Event("tunnel", True, "h", 1, ended=True, **ASKED), "L7_REQUEST closed GET h:1/a", (4002, 2, 1, 1)),
+        (Event("transparent", False, "h", 1, **ASKED), "L7_REQUEST deny GET h:1/a", (4002, 1, 2, 3)),
+        (Event("tunnel", False, "h", 1), "L7_REQUEST deny h:1", (4001, 1, 2, 3)),
+        (Event("forward", False, "h", 1), "FORWARD deny h:1", (4001, 1, 2, 3)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_line_says_what_was_asked_and_what_came_of_it(
+    one: Event, message: str, facts: tuple[int, int, int, int]
+) -> None:
+    line = json.loads(one.line("test"))
+    assert line["message"] == message
+    assert (line["class_uid"], line["activity_id"], line["action_id"], line["severity_id"]) == facts
+    assert (line["type_uid"], line["status_id"]) == (facts[0] * 100 + facts[1], line["action_id"])
+    assert line["unmapped"]["audited"] is one.audited
+    assert ("http_request" in line) is bool(one.method)
+    assert line.get("http_response") == ({"code": one.status} if one.status else None)
+
+
+def test_a_line_has_no_member_that_says_nothing() -> None:
+    bare = json.loads(Event("tunnel", True, "h", 1, **ASKED).line("test"))
+    assert "status_detail" not in bare
+    assert bare["unmapped"].keys() == {"schema", "sandbox", "entrance", "audited"}
+    more = Event("tunnel", True, "h", 1, **ASKED, rule="r", error="e", reason="w" * 300, inference={"model": "m"})
+    full = json.loads(more.line("test", dropped=3))
+    assert full["status_detail"] == "w" * 256
+    added = {"rule": "r", "error": "e", "inference": {"model": "m"}, "lines_dropped": 3}
+    assert full["unmapped"] == bare["unmapped"] | added
+
+
+@pytest.mark.parametrize(
+    ("layer", "protocol", "engine"), [("l4", "rest", "opa"), ("l7", "rest", "l7"), ("l7", "graphql", "l7-graphql")]
+)
+def test_a_line_says_what_decided(layer: Any, protocol: str, engine: str) -> None:
+    one = event()
+    one.decided(Decision(True, "why", policy="p", rule="r", layer=layer, protocol=protocol, audited=True))
+    assert (one.engine, one.policy, one.rule, one.reason, one.audited) == (engine, "p", "r", "why", True)
+
+
+@pytest.mark.parametrize(
+    ("found", "more", "reason"),
+    [("", {}, "detail"), ("", {"reason": "why"}, "why"), ("found", {"reason": "why"}, "found")],
+)
+def test_a_refusal_without_another_reason_is_one(found: str, more: dict[str, Any], reason: str) -> None:
+    one, refusal = event(), Refusal(403, "code", "detail", more=more)
+    one.reason = found
+    one.refused(refusal)
+    assert (one.status, one.error, one.reason, one.bytes_in) == (403, "code", reason, len(refusal.response()))
 
 
 def test_a_reader_that_stops_costs_lines_never_traffic(monkeypatch: pytest.MonkeyPatch) -> None:

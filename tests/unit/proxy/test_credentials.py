@@ -620,6 +620,16 @@ async def test_a_small_body_that_comes_in_pieces_is_waited_for(world: World) -> 
     assert (seen[0][2], seen[0][1]["content-length"]) == (f"x {VALUE} y".encode(), str(len(VALUE) + 4))
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_where_there_is_no_body_none_is_made(world: World, method: str) -> None:
+    there, seen = await start(world, ok, **REWRITING)
+    client = await world.tunnel(there.port)
+    head = f"{method} / HTTP/1.1\r\nHost: {HOST}:{there.port}\r\nContent-Type: text/plain\r\n\r\n"
+    await client.send(head.encode())
+    assert (await client.response()).status == 200
+    assert not {"content-length", "transfer-encoding"} & seen[0][1].keys()
+
+
 async def test_a_small_body_for_which_leave_is_asked_is_not_waited_for(world: World) -> None:
     async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -268,11 +268,14 @@ async def test_h2c_is_refused_where_requests_are_judged(world: World, seen: Seen
     assert (got.status, got.json["error"], there.connections) == (403, "unsupported_l7_protocol", 0)
 
 
-async def test_what_only_looks_like_h2c_is_a_request_like_any(world: World, seen: Seen) -> None:
+@pytest.mark.parametrize("fields", [("Upgrade: h2c",), ("Connection: Upgrade", "Upgrade: x-other")])
+async def test_what_only_looks_like_h2c_is_a_request_like_any(
+    world: World, seen: Seen, fields: tuple[str, ...]
+) -> None:
     there = await world.origin(seen)
     await world.start(rest(there.port))
     client = await world.client()
-    await client.send(head(there.port, "Upgrade: h2c", method="GET"))
+    await client.send(head(there.port, *fields, method="GET"))
     assert (await client.response()).status == 200
 
 

@@ -334,9 +334,7 @@ class Body:
             self._state = "data" if self._left else "trailer"
             self.chunks += 1
         elif self._state == "data-end":
-            if line:
-                raise ProtocolError("a chunk is longer than its size")
-            self._state = "size"
+            self._state = "size"  # its limit leaves no room for anything but the CRLF
         elif not line:
             self._state, self.done = "end", True
         else:
