@@ -298,12 +298,14 @@ async def test_a_secret_of_the_vault_authorises_by_its_name(world: World) -> Non
     await client.send(call())
     assert (await client.response()).status == 200
     assert [fields["authorization"] for _, fields, _ in seen] == [f"Bearer {OTHER_KEY}", f"Bearer {KEY}"]
-    write_secrets(world)
-    world.reload()
-    client = await local(world)
-    await client.send(call())
-    response = await client.response()
-    assert response.status == 503 and "'openai'" in response.json["error"]["message"]
+    for secrets, words in (([{**secret, "hosts": ["other.test"]}], "not bound to its host"), ([], "does not have")):
+        write_secrets(world, *secrets)
+        world.reload()
+        client = await local(world)
+        await client.send(call())
+        response = await client.response()
+        assert response.status == 503 and "'openai'" in response.json["error"]["message"]
+        assert words in response.json["error"]["message"]
     assert len(seen) == 2, "without its key a call is not made"
 
 
@@ -485,18 +487,18 @@ async def test_a_stream_may_last_longer_than_a_whole_answer(world: World) -> Non
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(chunked(events(b"0"), end=False))
-        for number in (b"1", b"2"):
-            await asyncio.sleep(0.6)
+        for number in (b"1", b"2", b"3"):
+            await asyncio.sleep(0.8)
             writer.write(chunked(events(number), end=False).partition(b"\r\n\r\n")[2])
         writer.write(b"0\r\n\r\n")
         await writer.drain()
 
     origin = await world.origin(serve, tls=True)
-    write_routes(world, route(origin, timeout=1))
+    write_routes(world, route(origin, timeout=1, idle_timeout=2))
     await world.start()
     client = await local(world)
     await client.send(call(body=STREAM))
-    assert (await client.response()).body == events(b"0", b"1", b"2")
+    assert (await client.response()).body == events(b"0", b"1", b"2", b"3")
 
 
 async def test_a_stream_of_too_many_bytes_is_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,16 +575,17 @@ async def test_a_client_that_leaves_ends_the_call(world: World) -> None:
 # What fails.
 
 
-async def test_an_answer_that_does_not_come_in_time(world: World) -> None:
+@pytest.mark.parametrize(("body", "limit"), [(BODY, "timeout"), (STREAM, "idle_timeout")])
+async def test_an_answer_that_does_not_come_in_time(world: World, body: bytes, limit: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         await reader.read()
 
     origin = await world.origin(serve, tls=True)
-    write_routes(world, route(origin, timeout=1))
+    write_routes(world, route(origin, **{limit: 1}))
     await world.start()
     client = await local(world)
-    await client.send(call())
+    await client.send(call(body=body))
     response = await client.response()
     assert response.status == 503 and "within 1 seconds" in response.json["error"]["message"]
 

@@ -161,7 +161,7 @@ class Call:
         """The connection on which an answer comes, its head, and what must not be seen of it."""
         route, pattern = self.route, self.pattern
         url = urlsplit(call_url(route, pattern, self.path, self.prepared.stream))
-        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        target = url.path + (f"?{url.query}" if url.query else "")
         body = self.prepared.body
         vault = self.pipeline.generation.vault
         authorised = Authorisation(route, vault, target, pattern.style, self.pipeline.post)
@@ -213,7 +213,6 @@ class Call:
                     break
                 head = parse_response_head(block)
                 if head.status >= 200:
-                    head.connection_options()
                     return head
                 seen += len(block)
         except (ConnectionError, HeadTooLarge):
