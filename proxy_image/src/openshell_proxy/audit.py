@@ -98,7 +98,7 @@ class Event:
         """Take over what the client is told."""
         self.status, self.error = refusal.status, refusal.code
         self.reason = self.reason or str(refusal.more.get("reason") or refusal.detail)
-        self.bytes_in += len(refusal.response())
+        self.bytes_in += len(refusal.response(self.method == "HEAD"))
 
     def line(self, sandbox: str, dropped: int = 0) -> str:
         """The event in OCSF's words as one line: class 4002 (HTTP) for a request, 4001 (network) for a connection."""

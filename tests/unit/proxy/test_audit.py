@@ -123,6 +123,40 @@ def test_a_refusal_without_another_reason_is_one(found: str, more: dict[str, Any
     assert (one.status, one.error, one.reason, one.bytes_in) == (403, "code", reason, len(refusal.response()))
 
 
+def test_a_line_on_the_sidecar_itself() -> None:
+    out = io.StringIO()
+    log = Audit("test", None, out)
+    log.lifecycle("policy loaded", generation=2)
+    log.lifecycle("policy refused", policy_error="why")
+    assert log.file_error == ""
+    log.close(5)
+    good, bad = (json.loads(line) for line in out.getvalue().splitlines())
+    assert (good["class_uid"], good["severity_id"], bad["severity_id"]) == (6002, 1, 4)
+    assert good["unmapped"] == {"schema": "1", "sandbox": "test", "generation": 2}
+
+
+def test_what_was_dropped_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "QUEUE_LINES", 2)
+    out = Slow()
+    log = Audit("test", None, out)
+    log.event(event())
+    until(lambda: not log._lines)  # the writer has it, and waits
+    for _ in range(2):
+        log.event(event())
+    assert log.dropped == 0
+    log.event(event())
+    log.ended(event())
+    log.lifecycle("policy loaded")
+    assert (log.dropped, len(log._lines)) == (3, 2)
+    out.go.set()
+    until(lambda: not log._lines)
+    log.lifecycle("policy loaded")
+    log.event(event())
+    log.close(5)
+    said = [json.loads(line)["unmapped"].get("lines_dropped") for line in out.getvalue().splitlines()]
+    assert said == [None, None, None, 3, None]
+
+
 def test_a_reader_that_stops_costs_lines_never_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "QUEUE_LINES", 10)
     out = Slow()

@@ -15,7 +15,7 @@ import pytest
 from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
 from openshell_proxy.entrances import requests
 from openshell_proxy.entrances.requests import forwarded_fields
-from openshell_proxy.relay import upstream
+from openshell_proxy.relay import exchange, upstream
 from openshell_proxy.relay.exchange import Exchange
 from openshell_proxy.relay.http1 import RequestHead
 from openshell_proxy.relay.stream import Stream
@@ -96,6 +96,26 @@ async def test_each_request_of_a_connection_is_judged(world: World) -> None:
     messages = [one["message"] for one in await world.events() if one["class_uid"] == 4002]
     place = f"{HOST}:{there.port}"
     assert messages == [f"FORWARD allow GET {place}/one", f"FORWARD deny DELETE {place}/two"]
+
+
+async def test_a_refused_head_has_no_body(world: World) -> None:
+    await world.start(rest(80, "read-write"))
+    client = await world.client()
+    await client.send(b"HEAD http://other.test/ HTTP/1.1\r\nHost: other.test\r\n\r\n")
+    status, fields = await client.head()
+    assert (status, await client.ended()) == (403, b"")
+    assert int(fields["content-length"]) > 0  # as a GET would get it: RFC 9110, 9.3.2
+    line = next(one for one in await world.events() if one.get("http_request"))
+    assert line["traffic"]["bytes_in"] < int(fields["content-length"])
+
+
+async def test_what_follows_a_head_that_is_no_request_has_a_body_again(world: World) -> None:
+    there = await world.origin(hello)
+    await world.start(rest(there.port))
+    client = await world.client()
+    await client.send(get(there.port, "/", "HEAD") + b"nonsense\r\n\r\n")
+    assert (await client.response("HEAD")).status == 200
+    assert (await client.response()).json["error"] == "invalid_request"
 
 
 async def test_pipelined_requests_are_answered_in_order(world: World) -> None:
@@ -459,6 +479,47 @@ async def test_an_upload_cut_short_after_the_answer_began_is_no_short_success(wo
     await asyncio.wait_for(there.closed.wait(), 10)
     with pytest.raises(ConnectionResetError):
         await client.ended()
+
+
+async def test_the_rest_of_a_body_that_had_nowhere_to_go_is_no_request(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The destination answers early and in full, and is gone when more of the body comes."""
+    reply = answer(b"x" * 500_000)
+    taken, gone, failed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Watched(UpstreamStream):
+        left = len(reply)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.left -= len(data)
+            if not self.left:
+                taken.set()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            gone.set()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"half")
+        writer.write(reply)
+        await taken.wait()
+        reset(writer)
+
+    monkeypatch.setattr(upstream, "UpstreamStream", Watched)
+    monkeypatch.setattr(exchange, "_seen", lambda task: failed.set() if task.exception() else None)
+    there = await world.origin(origin)
+    await world.start(rest(there.port, "read-write"))
+    client = await world.narrow_client()
+    await client.send(get(there.port, "/", "POST", "Content-Length: 1000000") + b"half")
+    await asyncio.wait_for(gone.wait(), SECONDS)
+    await client.send(b"more")
+    await asyncio.wait_for(failed.wait(), SECONDS)
+    await client.send(get(there.port))
+    assert (await client.response()).body == b"x" * 500_000
+    assert await client.ended() == b""
+    assert there.connections == 1
 
 
 async def test_an_upload_waits_for_an_origin_that_does_not_read(world: World) -> None:

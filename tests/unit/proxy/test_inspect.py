@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from loopback import HOST, Client, World, answer, read_request, rest
-from openshell_proxy.entrances.authority_form import parse_authority
+from openshell_proxy.entrances.authority_form import parse_authority, parse_proxy_uri, render_host
 from openshell_proxy.refusal import Refusal
 
 
@@ -182,10 +182,42 @@ async def test_a_body_that_does_not_come_is_not_waited_for_forever(
     assert (got.status, got.json["error"], there.connections) == (408, "request_timeout", 0)
 
 
-@pytest.mark.parametrize("text", ["a\0.example.com:80", "a b:80", "a\x7f:80", "user@a:80", "[::1:80", "a:0", "a"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\0.example.com:80", "a b:80", "a\x7f:80", "user@a:80", "[::1:80", "a:0", "a:65536", "a",
+        "[::zz]:1", "[1]:1", "[::ffff:1.2.3]:1", ".:1", ":1", "\u212aa.test:1", "\xe4.test:1",
+    ],
+)  # fmt: skip
 def test_an_authority_that_is_none(text: str) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(Refusal, match="invalid_request_target"):
         parse_authority(text, None)
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        ("HTTP://A.test", ("http", "a.test", 80, "/")),
+        ("http://a.test?q", ("http", "a.test", 80, "/?q")),
+        ("https://a.test./b", ("https", "a.test", 443, "/b")),
+        ("ftp://[::1]:65535/b", ("ftp", "::1", 65535, "/b")),
+    ],
+)
+def test_an_absolute_target_in_its_parts(target: str, found: tuple[str, str, int, str]) -> None:
+    assert parse_proxy_uri(target) == found
+
+
+@pytest.mark.parametrize("target", ["http://a.test/#a", "http://a.test#", "//a.test/", "/a", "a.test:80"])
+def test_a_target_that_is_not_absolute(target: str) -> None:
+    with pytest.raises(Refusal, match="invalid_request_target"):
+        parse_proxy_uri(target)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "text"), [("a.test", 80, b"a.test"), ("a.test", 81, b"a.test:81"), ("::1", 80, b"[::1]")]
+)
+def test_a_host_as_it_is_written(host: str, port: int, text: bytes) -> None:
+    assert render_host(host, port, 80) == text
 
 
 async def test_audit_forwards_a_refused_call_and_logs_it(world: World, seen: Seen) -> None:

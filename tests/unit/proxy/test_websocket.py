@@ -556,6 +556,7 @@ async def test_nothing_after_a_close_frame_is_forwarded(world: World) -> None:
         (b"Upgrade: websocket", b"Upgrade: other"),
         (b"Connection: Upgrade\r\n", b""),
         (b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: unasked\r\n\r\n"),
+        (b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: own\r\nSec-WebSocket-Protocol: own\r\n\r\n"),
         (b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
     ],
 )

@@ -148,6 +148,7 @@ class Requests:
         self.waiting = False  # whether nothing but a next request is waited for
         self.deadline = Deadline(client)
         self.head_size = 0
+        self.bodiless = False  # whether an answer to what was asked last has no body
 
     async def serve(self, first_seconds: float) -> None:
         """Until the client leaves, is refused, or stays silent."""
@@ -168,7 +169,7 @@ class Requests:
         except Refusal as refusal:
             self.client.on_lost = None
             if not self.client.lost:
-                self.client.write(refusal.response())
+                self.client.write(refusal.response(self.bodiless))
                 await self.client.linger(LINGER_SECONDS)
         except (Broken, OSError, asyncio.CancelledError):
             self.client.on_lost = None
@@ -200,7 +201,7 @@ class Requests:
                 block = await self._head_block(self.pipeline.limits.first_head, False)
             if block is None:
                 return None
-            self.head_size = len(block)
+            self.head_size, self.bodiless = len(block), False
             if block == HTTP2_PREFACE:
                 detail = (
                     "HTTP/2 cannot be spoken here: the destination does not, or requests are judged over HTTP/1.1 only"
@@ -234,6 +235,7 @@ class Requests:
         return refusal
 
     async def _one(self, head: RequestHead) -> bool:
+        self.bodiless = head.method == "HEAD"
         try:
             origin, target = self.locate(head)
             check_host(origin.host)

@@ -207,7 +207,7 @@ class Exchange:
             keep = await self._respond(upstream, response, sending)
             finished = True
         finally:
-            if sending is not None and not sending.done():
+            if sending is not None:
                 sending.cancel()
             if not finished:
                 upstream.abort()
