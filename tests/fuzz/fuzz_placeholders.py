@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import atheris
@@ -14,7 +15,8 @@ from harness import run
 
 with atheris.instrument_imports(include=["openshell_proxy.credentials", "openshell_proxy.relay"]):
     from openshell_proxy.credentials.document import load_vault
-    from openshell_proxy.credentials.placeholders import has_marker
+    from openshell_proxy.credentials.middleware import Redact
+    from openshell_proxy.credentials.placeholders import ALIAS_MARKER, has_marker
     from openshell_proxy.credentials.rewrite import Access
     from openshell_proxy.credentials.streams import Echoes, Mask, body_transform
     from openshell_proxy.refusal import Refusal
@@ -25,6 +27,7 @@ VAULT = load_vault(json.dumps({"secrets": [
     {"name": "KEY", "value": HERE, "hosts": ["here.test"], "random": RANDOM},
     {"name": "OTHER", "value": ELSEWHERE, "hosts": ["elsewhere.test"]},
 ]}))  # fmt: skip
+KEY = re.compile(rb"sk-[A-Za-z0-9_-]{16,}")
 KINDS = (b"text/plain", b"application/json", b"application/x-www-form-urlencoded", b"image/png")
 
 
@@ -69,11 +72,17 @@ def fuzz(data: bytes) -> None:
     masked = _run(Mask(echoes), rest, step)
     assert masked == echoes.masked(rest)
     assert isinstance(masked, bytes) and HERE.encode() not in masked and ELSEWHERE.encode() not in masked
+    redacted = _run(Redact(VAULT.randoms), rest, step)
+    assert redacted == _run(Redact(VAULT.randoms), rest, max(1, len(rest)))
+    assert isinstance(redacted, bytes) and redacted.count(RANDOM.encode()) == rest.count(RANDOM.encode())
+    if ALIAS_MARKER not in rest and RANDOM.encode() not in rest:
+        assert redacted == KEY.sub(b"[REDACTED]", rest)
     _head(rest)
 
 
 def _seeds() -> Iterator[bytes]:
     texts = [f"openshell:resolve:env:{name}" for name in ("KEY", "OTHER", "NONE")] + [RANDOM, HERE, ELSEWHERE]
+    texts += ["sk-0123456789abcdef", f"sk-{RANDOM}-sk-0123456789abcdef", "sk-ant-OPENSHELL-RESOLVE-ENV-KEY"]
     for kind in range(len(KINDS)):
         for text in texts:
             yield bytes((kind, 3)) + f'{{"a": "{text}"}}'.encode()

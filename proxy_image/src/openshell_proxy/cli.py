@@ -97,20 +97,26 @@ def _check_policy(options: argparse.Namespace) -> int:
     errors: list[str] = []
     notices: list[str] = []
     digest = ""
+    covered: dict[str, list[str]] = {}
     try:
         policy = _load(options.file, options.source)
         notices, digest = list(policy.notices), policy.digest
+        for one in policy.document.middlewares:
+            covered[one.name] = sorted({end.host for end in policy.document.endpoints if one.may_cover(end)})
     except UnicodeDecodeError:
         errors = [f"{options.file}:1: the policy is not UTF-8"]
     except PolicyError as error:
         errors = list(error.errors)
     if options.json:
-        print(json.dumps({"ok": not errors, "errors": errors, "notices": notices, "digest": digest}))
+        told = {"ok": not errors, "errors": errors, "notices": notices, "digest": digest, "middlewares": covered}
+        print(json.dumps(told))
     else:
         for line in errors:
             print(line)
         for line in notices:
             print(f"notice: {line}")
+        for name, hosts in covered.items():
+            print(f"middleware '{name}' covers: {' '.join(host or 'any host' for host in hosts) or 'no endpoint'}")
         print("refused" if errors else "ok")
     return REFUSED if errors else 0
 
@@ -132,7 +138,8 @@ def _explain(options: argparse.Namespace) -> int:
     verdict = "audit" if decision.audited else "allow" if decision.allowed else "deny"
     print(f"{verdict} {request.method} {intent.host}:{intent.port}{request.path}")
     told = {"policy": decision.policy, "line": str(decision.line or ""), "rule": decision.rule, "layer": decision.layer}
-    for name, value in (told | {"protocol": decision.protocol}).items():
+    told["protocol"], told["middleware"] = decision.protocol, _middlewares(policy, intent.host)
+    for name, value in told.items():
         print(f"{name}: {value or '-'}")
     if decision.body_limit and not decision.allowed:
         print(f"reason: {decision.reason}; give it with --body FILE (up to {decision.body_limit} bytes)")
@@ -141,6 +148,12 @@ def _explain(options: argparse.Namespace) -> int:
     elif decision.layer == "l4":
         print("reason: the endpoint allows every connection, its requests are not judged")
     return 0 if decision.allowed else REFUSED
+
+
+def _middlewares(policy: Policy, host: str) -> str:
+    """Those that see what goes to *host*, each with what it does where it cannot."""
+    found = policy.middlewares(host)
+    return ", ".join(f"{one.name} ({'fail_closed' if one.fails_closed else 'fail_open'})" for one in found)
 
 
 def _intent(policy: Policy, method: str, url: str) -> Intent:

@@ -23,8 +23,8 @@ RELOADED = (1012, "the policy was reloaded; connect again")
 class Messages:
     """Judges the text messages of the WebSocket that *intent* opens, under *policy* and for as long as it is in force.
 
-    *event* is that of the upgrade and *decision* its decision: it says whether each message is judged, and whether
-    *passage* puts secrets into them. :meth:`end` must be called once, whether or not a socket was opened.
+    *event* is that of the upgrade and *decision* its decision: it says whether each message is judged; *passage* changes
+    them. :meth:`end` must be called once, whether or not a socket was opened.
     """
 
     __slots__ = ("_decision", "_event", "_intent", "_passage", "_pipeline", "_policy", "_socket", "_unwatch")
@@ -47,7 +47,7 @@ class Messages:
         self._socket = JudgedWebSocket(
             client, origin, self._judge if self._decision.message_policy else self._admit, limits, assemblies, deflate,
             binary_allowed=not (rewrites and self._passage.guarded),
-            rewrite=self._passage.message if rewrites else None,
+            rewrite=self._passage.message if self._passage.changes_messages else None,
         )  # fmt: skip
         if self._pipeline.generation.policy is not self._policy:
             self._socket.stop(*RELOADED)  # reloaded between the decision and the switch
@@ -65,11 +65,17 @@ class Messages:
         return self._decision
 
     async def _judge(self, text: bytes) -> Decision:
-        """One message's decision and its line in the audit log; nothing of the text is in either."""
+        """One message's decision and its line in the audit log; nothing of the text is in either.
+
+        A message that a middleware changes is judged as it came and as it goes on.
+        """
         asked, upgrade = self._intent, self._intent.request
         assert upgrade is not None
-        request = Request(MESSAGE, upgrade.path, upgrade.query, text)
-        decision = await self._pipeline.decide(self._policy, Intent(asked.host, asked.port, request))
+        for content in dict.fromkeys((text, self._passage.redacted(text))):
+            request = Request(MESSAGE, upgrade.path, upgrade.query, content)
+            decision = await self._pipeline.decide(self._policy, Intent(asked.host, asked.port, request))
+            if not decision.allowed:
+                break
         event = Event(self._event.entrance, decision.allowed, asked.host, asked.port, MESSAGE, upgrade.path)
         event.decided(decision)
         event.bytes_out = len(text)

@@ -18,13 +18,23 @@ from typing import TYPE_CHECKING
 
 from openshell_proxy.audit import Audit, Event
 from openshell_proxy.authority import UpstreamTls
-from openshell_proxy.credentials.passage import CREDENTIAL_REFUSALS, Passage
+from openshell_proxy.credentials.middleware import Redaction
+from openshell_proxy.credentials.passage import Passage
 from openshell_proxy.credentials.vault import Vault
 from openshell_proxy.destination import DestinationError, Guard
 from openshell_proxy.messages import Messages
 from openshell_proxy.overrides import other_readings
 from openshell_proxy.policy import Decision, Intent, Policy, Request
-from openshell_proxy.refusal import OwnAnswer, Refusal, denied_connection, denied_destination, denied_request
+from openshell_proxy.refusal import (
+    ENGINES,
+    OwnAnswer,
+    Refusal,
+    denied_connection,
+    denied_destination,
+    denied_request,
+    middleware_failed,
+    uninspected_credentials,
+)
 from openshell_proxy.relay.dialer import Dialer
 from openshell_proxy.relay.exchange import Broken, Exchange
 from openshell_proxy.relay.form import post_form
@@ -134,8 +144,11 @@ class Pipeline:
         decision = await self._decide_now(intent)
         if decision.body_limit and not decision.allowed and intent.request is not None and body is not None:
             read = await body(decision.body_limit)
-            intent = dataclasses.replace(intent, request=dataclasses.replace(intent.request, body=read))
-            decision = await self._decide_now(intent)
+            intent, decision = await self._with_body(intent, read)
+            redaction = self.redaction(intent.host, named) if decision.allowed and named is not None else None
+            if redaction is not None and (left := redaction.body(read)) != read:  # what is sent is allowed as well
+                _, found = await self._with_body(intent, left)
+                decision = decision if found.allowed else found
         if named is not None and decision.allowed and decision.inspects:
             intent, decision = self._as_overridden(intent, decision, named)
         event.decided(decision)
@@ -147,6 +160,11 @@ class Pipeline:
             event.engine = "ssrf"
             what = intent.request.method if intent.request else "CONNECT"
             raise denied_destination(what, intent.host, intent.port, error.reason, error.why) from None
+
+    async def _with_body(self, intent: Intent, body: bytes) -> tuple[Intent, Decision]:
+        assert intent.request is not None
+        intent = dataclasses.replace(intent, request=dataclasses.replace(intent.request, body=body))
+        return intent, await self._decide_now(intent)
 
     def _as_overridden(self, intent: Intent, decision: Decision, named: Named) -> tuple[Intent, Decision]:
         """The first other reading of an allowed request that is not allowed, or else the request's own decision."""
@@ -166,9 +184,21 @@ class Pipeline:
                 decision = dataclasses.replace(decision, audited=True, reason=found.reason)
         return intent, decision
 
-    def guards_credentials(self, host: str, port: int, decision: Decision) -> bool:
-        """Whether nothing may pass to this place unseen, because credentials are bound to it (spec 2.3)."""
-        return self.generation.vault.site(host, port) is not None and not decision.credentials.allow_uninspected
+    def unseen(self, host: str, port: int, decision: Decision) -> Refusal | None:
+        """What to refuse all with that would pass to this place unseen; None where it may.
+
+        Credentials are bound to it (spec 2.3), or a middleware that fails closed could not see it.
+        """
+        if self.generation.vault.site(host, port) is not None and not decision.credentials.allow_uninspected:
+            return uninspected_credentials(host, port)
+        closed = (one.name for one in self.generation.policy.middlewares(host) if one.fails_closed)
+        name = next(closed, None)
+        return middleware_failed(name, "cannot search what is not HTTP") if name is not None else None
+
+    def redaction(self, host: str, named: Named) -> Redaction | None:
+        """What the policy's middlewares do to a request to *host* with the fields *named*; None where none covers it."""
+        middlewares = self.generation.policy.middlewares(host)
+        return Redaction(middlewares, named, self.generation.vault.randoms) if middlewares else None
 
     async def post(self, to: Origin, path: str, form: bytes) -> tuple[int, bytes]:
         """Ask a token endpoint, which the operator named and no request can."""
@@ -205,7 +235,7 @@ class Pipeline:
                 self.under_way.follow(event, passed)
 
             event.allowed, messages = True, None
-            if decision.message_policy or decision.credentials.websocket_rewrite:
+            if decision.message_policy or passage.changes_messages:
                 messages = Messages(self, generation.policy, intent, event, decision, passage)
             exchange = Exchange(
                 client, head, target, fields, connect, self.pool, event, upgraded,
@@ -246,7 +276,8 @@ class Pipeline:
     def _passage(self, generation: Generation, intent: Intent, head: RequestHead, decision: Decision) -> Passage:
         assert intent.request is not None
         place = (intent.host, intent.port, intent.request.path)
-        return Passage(generation.vault, place, head, decision.credentials, self.post)
+        redaction = self.redaction(intent.host, head.named)
+        return Passage(generation.vault, place, head, decision.credentials, self.post, redaction)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -277,8 +308,8 @@ class _OneRequest:
             event.status, event.allowed, event.engine = error.status, True, "credentials"
         elif isinstance(error, Refusal):
             event.refused(error)
-            if error.code in CREDENTIAL_REFUSALS:  # it may come after policy has allowed the request
-                event.allowed, event.engine, event.reason = False, "credentials", error.detail
+            if error.code in ENGINES:  # it may come after policy has allowed the request
+                event.allowed, event.engine, event.reason = False, ENGINES[error.code], error.detail
         self.pipeline.under_way.end(event)
         if event.status == 101:
             self.pipeline.audit.ended(event)

@@ -29,6 +29,17 @@ REASONS = {
 }
 
 
+# What decided (spec 2.11) where a request is refused that policy allows, by the refusal's code.
+ENGINES = {
+    "credential_endpoint_mismatch": "credentials",
+    "credential_injection_failed": "credentials",
+    "invalid_credential_placeholder": "credentials",
+    "token_grant_failed": "credentials",
+    "uninspected_credentials": "credentials",
+    "middleware_failed": "middleware",
+}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Refusal(Exception):
     """An answer that ends the connection. ``code`` and ``detail`` as in spec 2.2; ``more`` goes into the body.
@@ -82,6 +93,11 @@ def uninspected_credentials(host: str, port: int) -> Refusal:
     """A tunnel whose content nobody would see, toward a host to which credentials are bound (spec 2.3)."""
     detail = f"credentials are bound to {host}:{port}, so nothing may pass there uninspected"
     return Refusal(403, "uninspected_credentials", detail)
+
+
+def middleware_failed(name: str, why: str) -> Refusal:
+    """What the middleware *name* of the policy cannot do its work on, and may not let pass (spec 2.16)."""
+    return Refusal(403, "middleware_failed", f"the network middleware '{name}' {why}", more={"middleware": name})
 
 
 def denied_destination(what: str, host: str, port: int, reason: str, why: str) -> Refusal:

@@ -167,6 +167,7 @@ class World:
         self.origin_authority = Authority(new_authority("origins"))
         self.sidecar: Sidecar | None = None
         self.gateway: tuple[str, int] | None = None
+        self.middlewares: dict[str, Any] = {}  # of the policies that are written from now on
         for name in ("tls", "run", "state/config", "state/log"):
             (directory / name).mkdir(parents=True)
         (directory / "authority.pem").write_bytes(new_authority())
@@ -181,7 +182,8 @@ class World:
         return dataclasses.replace(settings, **changes)
 
     def write_policy(self, endpoints: Sequence[dict[str, Any]]) -> None:
-        document = {"version": 1, "network_policies": {"test": {"endpoints": list(endpoints)}}}
+        policies = {"test": {"endpoints": list(endpoints)}}
+        document = {"version": 1, "network_policies": policies, "network_middlewares": self.middlewares}
         (self.directory / "state/config/policy.yaml").write_text(json.dumps(document))
 
     async def start(

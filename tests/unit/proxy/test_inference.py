@@ -775,3 +775,19 @@ async def test_routes_change_while_it_runs_and_bad_ones_change_nothing(world: Wo
     assert (await client.response()).status == 503
     for key in (KEY, OTHER_KEY):
         assert key not in json.dumps(await world.events())
+
+
+async def test_a_middleware_that_covers_the_name_sees_calls_too(world: World) -> None:
+    world.middlewares = {"guard": {"middleware": "openshell/regex", "endpoints": {"include": ["*.local"]}}}
+    _, seen = await start(world)
+    client = await local(world)
+    await client.send(call(body=b'{"model": "asked", "messages": [{"content": "sk-let-slip_0123456789"}]}'))
+    assert (await client.response()).status == 200
+    assert json.loads(seen[0][2])["messages"] == [{"content": "[REDACTED]"}]
+    await client.send(call(CHAT, BODY, "Content-Encoding: gzip"))
+    refused = await client.response()
+    assert (refused.status, refused.json["error"]["code"]) == (403, "middleware_failed")
+    await client.send(call("/v1/models", b"", method="GET"))
+    assert (await client.response()).status == 200
+    assert len(seen) == 1
+    assert [one["firewall_rule"]["type"] for one in await lines(world)] == ["inference", "middleware", "inference"]

@@ -27,6 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, Client, Origin, World, answer, read_request, rest
 from openshell_proxy.policy import Decision, Intent, Policy
+from openshell_proxy.policy.model import Middleware
 from openshell_proxy.relay.http1 import ProtocolError, parse_request_head, websocket_upgrade
 from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.websocket import Assemblies, FrameWalk, JudgedWebSocket, parse_frame_header
@@ -56,6 +57,9 @@ class Judging:
         allowed = FORBIDDEN not in intent.request.body
         reason = "" if allowed else f"WEBSOCKET_TEXT {intent.request.path} not permitted by policy"
         return Decision(allowed, reason, "test", layer="l7")
+
+    def middlewares(self, host: str) -> tuple[Middleware, ...]:
+        return self.policy.middlewares(host)
 
 
 def judging(world: World) -> Judging:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qsl, quote_from_bytes
 
+from openshell_proxy.credentials.middleware import Redaction
 from openshell_proxy.credentials.rewrite import QUERY, SEGMENT, Access
 from openshell_proxy.credentials.sigv4 import (
     AWS_KEYS,
@@ -41,19 +42,11 @@ from openshell_proxy.credentials.vault import Secret, Site, Vault
 from openshell_proxy.policy.model import Credentials
 from openshell_proxy.refusal import OwnAnswer, Refusal
 from openshell_proxy.relay.http1 import Header, RequestHead, ResponseHead
-from openshell_proxy.relay.recode import Answer, Transform
+from openshell_proxy.relay.recode import Answer, Both, Transform
 
 ReadBody = Callable[[int], Awaitable[bytes]]
 
 _COMPRESSED = (b"gzip", b"x-gzip", b"deflate")
-CREDENTIAL_REFUSALS = frozenset(
-    (
-        "credential_endpoint_mismatch",
-        "credential_injection_failed",
-        "invalid_credential_placeholder",
-        "token_grant_failed",
-    )
-)
 _MAX_TOKEN_REQUEST = 65_536
 _BUYING = ("refresh_token", "client_secret", "assertion")  # what buys a token, by grant
 _ACCEPTS = (b"accept-encoding", b"grpc-accept-encoding")
@@ -67,18 +60,21 @@ _URLSAFE = bytes.maketrans(b"+/", b"-_")
 class Passage:
     """What the vault does for one request to *place*: host, port and the path that policy was asked with.
 
-    *asked* is what the endpoint says about credentials, *post* reaches token endpoints. Everything raises
-    :class:`Refusal`. It is the :class:`~openshell_proxy.relay.recode.Changes` of the exchange where it has any.
+    *asked* is what the endpoint says about credentials, *post* reaches token endpoints. What *redaction* leaves of the
+    content is all that is seen here. Everything raises :class:`Refusal`. It is the
+    :class:`~openshell_proxy.relay.recode.Changes` of the exchange where it has any.
     """
 
     __slots__ = (
-        "_access", "_asked", "_content_type", "_method", "_post", "_repeated", "_rewrites_body", "_sent",
+        "_access", "_asked", "_content_type", "_method", "_post", "_redaction", "_repeated", "_rewrites_body", "_sent",
         "_site",
     )  # fmt: skip
 
     def __init__(
-        self, vault: Vault, place: tuple[str, int, str], head: RequestHead, asked: Credentials, post: Post
-    ) -> None:
+        self, vault: Vault, place: tuple[str, int, str], head: RequestHead, asked: Credentials, post: Post,
+        redaction: Redaction | None = None,
+    ) -> None:  # fmt: skip
+        self._redaction = redaction
         self._site = vault.site(place[0], place[1])
         self._access = Access(vault, self._site, *place, asked.provider)
         self._method = head.method
@@ -93,7 +89,12 @@ class Passage:
     @property
     def changes(self) -> Passage | None:
         """Itself, where anything but the request's head may change."""
-        return self if self._site is not None or self._rewrites_body else None
+        return self if self._site is not None or self._rewrites_body or self._redaction is not None else None
+
+    @property
+    def changes_messages(self) -> bool:
+        """Whether a WebSocket's text messages go through :meth:`message`."""
+        return self._asked.websocket_rewrite or self._redaction is not None
 
     @property
     def guarded(self) -> bool:
@@ -113,7 +114,7 @@ class Passage:
 
     async def _sell(self, fields: list[Header], body: ReadBody) -> None:
         """Answer a client that wants to renew by itself a token that is this sidecar's affair. Raises OwnAnswer then."""
-        told = _token_request(await body(_MAX_TOKEN_REQUEST), fields)
+        told = _token_request(await self._content(body, _MAX_TOKEN_REQUEST), fields)
         for key in _BUYING:
             match = self._access.vault.pattern.fullmatch(told.get(key, "").encode())
             secret = self._access.vault.named(match) if match else None
@@ -125,16 +126,22 @@ class Passage:
     async def _signed(self, target: str, fields: list[Header], body: ReadBody) -> tuple[str, list[Header]]:
         """The request as the client would have signed it, had it the keys (spec 2.6)."""
         plain = unsigned(target, fields)
+        if self._redaction is not None:
+            plain = dataclasses.replace(plain, digest="")  # of what the client sent, not of what is left of it
         keys = Keys(*map(self._access.value_of, AWS_KEYS))
         scope = Scope(self._asked.signing_service, self._asked.signing_region)
         empty = not any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in fields)
         digest = UNSIGNED
         if payload_is_hashed(self._asked.signing, scope, plain, empty):
             digest = plain.digest if self._asked.signing == "sigv4" else ""
-            digest = digest or hashlib.sha256(b"" if empty else await body(MAX_HASHED)).hexdigest()
+            digest = digest or hashlib.sha256(b"" if empty else await self._content(body, MAX_HASHED)).hexdigest()
             plain = unsigned(target, fields)  # reading the body may have taken a field away
         made = dataclasses.replace(plain, target=self._access.target(plain.target), fields=self._fields(plain.fields))
         return made.target, signed(self._method, made, keys, scope, digest)
+
+    async def _content(self, body: ReadBody, limit: int) -> bytes:
+        content = await body(limit)
+        return content if self._redaction is None else self._redaction.body(content)
 
     async def again(self, status: int) -> tuple[str, list[Header]] | None:
         """Target and fields for asking once more, where *status* says that a token was refused and there is a new one."""
@@ -165,10 +172,19 @@ class Passage:
         return [*made, (b"Accept-Encoding", b"identity")]
 
     def request_body(self) -> Transform | None:
-        return body_transform(self._access, self._content_type) if self._rewrites_body else None
+        redacted = self._redaction.transform() if self._redaction is not None else None
+        resolved = body_transform(self._access, self._content_type) if self._rewrites_body else None
+        return Both(redacted, resolved) if redacted is not None and resolved is not None else redacted or resolved
+
+    def redacted(self, text: bytes) -> bytes:
+        """What the middlewares leave of a WebSocket's text message."""
+        return text if self._redaction is None else self._redaction.message(text)
 
     def message(self, text: bytes) -> bytes | None:
-        """A WebSocket's text message with secrets; None for one that must not be sent."""
+        """The same with secrets, where the endpoint asks for that; None for one that must not be sent."""
+        text = self.redacted(text)
+        if not self._asked.websocket_rewrite:
+            return text
         resolve = Resolve(self._access, json_escaped if is_json(text) else bytes)
         try:
             return resolve.feed(text) + resolve.end()

@@ -22,7 +22,7 @@ from openshell_proxy.entrances.requests import LINGER_SECONDS, Requests, within_
 from openshell_proxy.inference import INFERENCE
 from openshell_proxy.pipeline import Generation, Pipeline
 from openshell_proxy.policy import Decision, Intent
-from openshell_proxy.refusal import Refusal, uninspected_credentials
+from openshell_proxy.refusal import ENGINES, Refusal
 from openshell_proxy.relay.dialer import UpstreamError
 from openshell_proxy.relay.http1 import ProtocolError, TooManyFields, parse_request_head
 from openshell_proxy.relay.pipe import Pipe
@@ -74,13 +74,13 @@ class Tunnel:
     async def _admitted(self, event: Event) -> tuple[Decision, tuple[str, ...], socket.socket | None]:
         """The decision, the addresses, and a connection to one of them where nobody looks into the tunnel."""
         decision, addresses = await self.pipeline.admit(Intent(event.host, event.port), event)
-        guarded = self.pipeline.guards_credentials(event.host, event.port, decision)
-        if guarded and decision.tls == "skip":
-            event.engine = "credentials"
-            raise uninspected_credentials(event.host, event.port)
+        unseen = self.pipeline.unseen(event.host, event.port, decision)
+        if unseen is not None and decision.tls == "skip":
+            event.engine = ENGINES[unseen.code]
+            raise unseen
         if decision.tls == "skip":
             return decision, addresses, await self._dial(addresses, event)
-        return (dataclasses.replace(decision, inspects=True) if guarded else decision), addresses, None
+        return (dataclasses.replace(decision, inspects=True) if unseen is not None else decision), addresses, None
 
     async def _dial(self, addresses: tuple[str, ...], event: Event) -> socket.socket:
         try:
@@ -103,10 +103,9 @@ class Tunnel:
                 upstream.close()
         elif decision.inspects:
             detail = "the client speaks neither TLS nor HTTP/1.1, and the policy inspects requests"
-            refusal = Refusal(403, "unsupported_l7_protocol", detail)
-            if self.pipeline.guards_credentials(event.host, event.port, decision):
-                refusal = uninspected_credentials(event.host, event.port)
-            self._deny(event, refusal.detail, "l7")
+            unseen = self.pipeline.unseen(event.host, event.port, decision)
+            refusal = unseen or Refusal(403, "unsupported_l7_protocol", detail)
+            self._deny(event, refusal.detail, ENGINES.get(refusal.code, "l7"))
             await send_refusal(self.sock, refusal)
         else:
             await self._blind(upstream or await self._dial_late(addresses, event), decision, event)
@@ -215,8 +214,8 @@ class Tunnel:
 
         def judge_again(generation: Generation) -> None:
             now = generation.policy.decide(Intent(event.host, event.port))
-            guarded = self.pipeline.guards_credentials(event.host, event.port, now)
-            if guarded or _passage(now) != _passage(decision):
+            unseen = self.pipeline.unseen(event.host, event.port, now)
+            if unseen is not None or _passage(now) != _passage(decision):
                 event.reason = "the policy has changed"
                 pipe.abort()
 

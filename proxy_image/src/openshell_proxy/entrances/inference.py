@@ -23,7 +23,7 @@ from openshell_proxy.inference.request import prepare
 from openshell_proxy.inference.routes import Routes
 from openshell_proxy.pipeline import Pipeline
 from openshell_proxy.policy import TargetError, canonical_path
-from openshell_proxy.refusal import REASONS, Refusal
+from openshell_proxy.refusal import ENGINES, REASONS, Refusal
 from openshell_proxy.relay.exchange import Broken
 from openshell_proxy.relay.http1 import Header, RequestHead, render_head
 from openshell_proxy.relay.stream import Stream
@@ -55,6 +55,8 @@ class InferenceRequests(Requests):
         except Refusal as refusal:
             told = _in_style(refusal, style)
             event.refused(told)
+            if told.code == "middleware_failed":
+                event.engine = ENGINES[told.code]
             if not self.asked_whole:
                 raise told from None
             more = [(b"Retry-After", b"%d" % told.retry_after)] if told.retry_after else []
@@ -83,6 +85,7 @@ class InferenceRequests(Requests):
             body = await read_body(self.client, head, pattern.style, share)
             self.asked_whole = True
             event.bytes_out += len(body)
+            body = await self._redacted(head, body)
             if pattern is MODELS:
                 event.allowed = True
                 event.status, found = models_answer(routes, path, style)
@@ -93,6 +96,13 @@ class InferenceRequests(Requests):
             return await self._call(head, pattern, target, body, routes, event, share)
         finally:
             share.give_back()
+
+    async def _redacted(self, head: RequestHead, body: bytes) -> bytes:
+        """What the policy's middlewares leave of the body, where they cover this host."""
+        redaction = self.pipeline.redaction(INFERENCE.host, head.named)
+        if redaction is None or not body:
+            return body
+        return await asyncio.get_running_loop().run_in_executor(_PARSER, redaction.body, body)
 
     def _path(self, head: RequestHead) -> tuple[str, str]:
         """The canonical path and the query."""

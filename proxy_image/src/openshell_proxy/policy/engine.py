@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from openshell_proxy.policy.ambiguity import conflicts
 from openshell_proxy.policy.document import Reader
 from openshell_proxy.policy.hosts import compile_host_pattern, literal_suffix, parents
-from openshell_proxy.policy.model import Decision, Document, Endpoint, Enforcement, Intent, PolicyError
+from openshell_proxy.policy.model import Decision, Document, Endpoint, Enforcement, Intent, Middleware, PolicyError
 from openshell_proxy.policy.schema import read_document
 from openshell_proxy.policy.site import Site, connection_decision
 
@@ -54,6 +54,10 @@ class Policy:
         if request is None or not site.groups:
             return site.connection
         return site.judge(host, port, request)
+
+    def middlewares(self, host: str) -> tuple[Middleware, ...]:
+        """Those that see what goes to *host* (lower case), in their order."""
+        return tuple([one for one in self.document.middlewares if one.covers(host)])
 
     def names_host(self, host: str) -> bool:
         """Whether an endpoint that names its host could allow *host* on some port (for the resolver)."""

@@ -11,6 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from openshell_proxy.policy.graphql import Operation
+from openshell_proxy.policy.hosts import compile_host_pattern, patterns_overlap
 from openshell_proxy.policy.jsonrpc import Frames
 from openshell_proxy.policy.linear import Matches
 
@@ -120,6 +121,29 @@ class Endpoint:
         return self.protocol == "websocket" and any(rule.kind == "graphql" for rule in rules)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Middleware:
+    """``openshell/regex`` in its mode ``redact`` for the hosts of some patterns (spec 1.17); ``name`` is the key in the file."""
+
+    name: str
+    order: int
+    fails_closed: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    def covers(self, host: str) -> bool:
+        """Whether it sees what goes to *host* (lower case)."""
+        excluded = any(compile_host_pattern(pattern).fullmatch(host) for pattern in self.exclude)
+        return not excluded and any(compile_host_pattern(pattern).fullmatch(host) for pattern in self.include)
+
+    def may_cover(self, endpoint: Endpoint) -> bool:
+        """Whether it may see what goes to a host of *endpoint*, as far as two patterns tell; an exact host tells all."""
+        if endpoint.exact_host:
+            return self.covers(endpoint.host)
+        overlaps = any(patterns_overlap(pattern, endpoint.host) for pattern in self.include)
+        return overlaps and endpoint.host not in self.exclude
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Filesystem:
     """Paths for the supervisor's Landlock rules (spec 1.2)."""
@@ -139,12 +163,16 @@ class Process:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """A policy file as read: its endpoints, and the static sections for the supervisor inside the sandbox."""
+    """A policy file as read: its endpoints, the static sections for the supervisor inside the sandbox, its middlewares.
+
+    ``middlewares`` are in their order.
+    """
 
     endpoints: tuple[Endpoint, ...] = ()
     filesystem: Filesystem | None = None
     landlock: str = "best_effort"
     process: Process = Process()
+    middlewares: tuple[Middleware, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

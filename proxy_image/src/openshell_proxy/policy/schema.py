@@ -31,7 +31,7 @@ def read_document(reader: Reader, text: str, default_enforcement: Enforcement, c
         endpoints += _read_policy(reader, key, node, default_enforcement)
         if key.startswith("_provider_") and not composed:
             reader.error(node, f"network policy '{key}': names beginning with _provider_ are reserved")
-    read_middlewares(reader, top.get("network_middlewares"), endpoints)
+    middlewares = read_middlewares(reader, top.get("network_middlewares"), endpoints)
     for name in ("filesystem_policy", "landlock", "process"):
         if name in top:
             reader.notice(
@@ -42,6 +42,7 @@ def read_document(reader: Reader, text: str, default_enforcement: Enforcement, c
         read_filesystem(reader, top.get("filesystem_policy")),
         read_landlock(reader, top.get("landlock")),
         read_process(reader, top.get("process")),
+        middlewares,
     )
 
 

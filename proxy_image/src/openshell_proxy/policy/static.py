@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from openshell_proxy.policy.document import Reader
-from openshell_proxy.policy.hosts import HostPatternError, check_selector, patterns_overlap
-from openshell_proxy.policy.model import Endpoint, Filesystem, Process
+from openshell_proxy.policy.hosts import HostPatternError, check_selector
+from openshell_proxy.policy.model import Endpoint, Filesystem, Middleware, Process
 
 MAX_PATHS = 256
 MAX_PATH_LENGTH = 4096
@@ -75,14 +75,15 @@ def read_process(reader: Reader, node: yaml.Node | None) -> Process:
     return Process(**named)
 
 
-def read_middlewares(reader: Reader, node: yaml.Node | None, endpoints: Sequence[Endpoint]) -> None:
-    """Judge the whole stanza, then refuse what is in it: to ignore one would let more out than the file says."""
+def read_middlewares(reader: Reader, node: yaml.Node | None, endpoints: Sequence[Endpoint]) -> tuple[Middleware, ...]:
+    """The middlewares in their order; one that is not built in is refused: to ignore it would let more out than is said."""
     if node is None:
-        return
+        return ()
     entries = reader.mapping(node, "network_middlewares")
     if len(entries) > MAX_MIDDLEWARES:
         reader.error(node, f"too many network_middlewares ({len(entries)} > {MAX_MIDDLEWARES})")
     orders: dict[int, str] = {}
+    found = []
     for key, item in entries.items():
         what = f"network middleware '{key}'"
         section = reader.mapping(item, what, _MIDDLEWARE)
@@ -90,18 +91,30 @@ def read_middlewares(reader: Reader, node: yaml.Node | None, endpoints: Sequence
         if order in orders:
             reader.error(item, f"{what} has the order {order} of '{orders[order]}'; each must be unique")
         orders.setdefault(order, key)
-        _read_middleware(reader, what, item, section, endpoints)
-        reader.error(item, f"{what} cannot be applied by this version; remove it")
+        reader.text(section.get("name"), f"{what}: name")
+        _check_built_in(reader, what, item, section)
+        middleware = _read_middleware(reader, key, item, section, order)
+        _check_seen(reader, what, item, middleware, endpoints)
+        found.append(middleware)
+    return tuple(sorted(found, key=lambda one: one.order))
+
+
+def _check_built_in(reader: Reader, what: str, node: yaml.Node, section: Mapping[str, yaml.Node]) -> None:
+    """``mode`` may be left out: there is one."""
+    named = reader.text(section.get("middleware"), f"{what}: middleware")
+    if not named:
+        reader.error(node, f"{what} must name its middleware, like {_BUILT_IN}")
+    elif named != _BUILT_IN:
+        reader.error(node, f"{what} asks for '{named}', but {_BUILT_IN} is the only middleware of this version")
+    elif "config" in section:
+        config = reader.mapping(section["config"], f"{what}: config", ("mode",))
+        reader.choice(config.get("mode"), f"{what}: mode", ("redact",), "redact")
 
 
 def _read_middleware(
-    reader: Reader, what: str, node: yaml.Node, section: Mapping[str, yaml.Node], endpoints: Sequence[Endpoint]
-) -> None:
-    reader.text(section.get("name"), f"{what}: name")
-    if not reader.text(section.get("middleware"), f"{what}: middleware"):
-        reader.error(node, f"{what} must name its middleware, like {_BUILT_IN}")
-    if "config" in section:
-        reader.mapping(section["config"], f"{what}: config")
+    reader: Reader, name: str, node: yaml.Node, section: Mapping[str, yaml.Node], order: int
+) -> Middleware:
+    what = f"network middleware '{name}'"
     failing = reader.choice(section.get("on_error"), f"{what}: on_error", ("fail_closed", "fail_open"), "fail_closed")
     scope = section.get("endpoints")
     lists = reader.mapping(scope, f"{what}: endpoints", ("include", "exclude")) if scope is not None else {}
@@ -109,15 +122,26 @@ def _read_middleware(
     exclude = _selectors(reader, lists.get("exclude"), f"{what}: exclude")
     if not include:
         reader.error(node, f"{what}: endpoints.include must not be empty")
-    for endpoint in endpoints if failing == "fail_closed" else ():
-        covered = any(patterns_overlap(pattern, endpoint.host) for pattern in include)
-        if endpoint.tls == "skip" and covered and endpoint.host not in exclude:
+    closed = failing == "fail_closed"
+    return Middleware(name=name, order=order, fails_closed=closed, include=include, exclude=exclude)
+
+
+def _check_seen(
+    reader: Reader, what: str, node: yaml.Node, middleware: Middleware, endpoints: Sequence[Endpoint]
+) -> None:
+    """It must see what goes to the endpoints that it covers, or may fail to."""
+    for endpoint in endpoints:
+        if endpoint.tls != "skip" or not middleware.may_cover(endpoint):
+            continue
+        if middleware.fails_closed:
             reader.error(node, f"{what} fails closed, but covers '{endpoint.host}' with tls: skip, which it cannot see")
+        else:
+            reader.notice(node, f"{what} sees nothing of what goes to '{endpoint.host}', which has tls: skip")
 
 
-def _selectors(reader: Reader, node: yaml.Node | None, what: str) -> list[str]:
+def _selectors(reader: Reader, node: yaml.Node | None, what: str) -> tuple[str, ...]:
     if node is None:
-        return []
+        return ()
     items = reader.items(node, what)
     if len(items) > MAX_PATTERNS:
         reader.error(node, f"{what} has too many patterns ({len(items)} > {MAX_PATTERNS})")
@@ -129,4 +153,4 @@ def _selectors(reader: Reader, node: yaml.Node | None, what: str) -> list[str]:
             found.append(pattern)
         except HostPatternError as error:
             reader.error(item, f"{what}: {error}")
-    return found
+    return tuple(found)

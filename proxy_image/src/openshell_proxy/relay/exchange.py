@@ -153,7 +153,7 @@ class Exchange:
         body = Body(framing, collect=True)
         small = framing.kind == "length" and framing.length <= SMALL_BODY and not self.head.values(b"expect")
         if not small and self.head.minor == 0:
-            detail = f"a body of more than {SMALL_BODY} bytes in which credentials are replaced needs HTTP/1.1"
+            detail = f"a body of more than {SMALL_BODY} bytes in which something may be replaced needs HTTP/1.1"
             raise Refusal(400, "invalid_request", detail)
         while small and len(self.client.buffer) < framing.length:
             if not await self.client.fill():

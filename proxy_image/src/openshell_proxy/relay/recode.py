@@ -27,6 +27,20 @@ class Transform(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Both:
+    """Content through *first* and then through *second*."""
+
+    first: Transform
+    second: Transform
+
+    def feed(self, data: bytes) -> bytes:
+        return self.second.feed(self.first.feed(data))
+
+    def end(self) -> bytes:
+        return self.second.feed(self.first.end()) + self.second.end()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
     """What becomes of a response: its end-to-end fields, its reason, and how its body changes.
 
@@ -43,7 +57,7 @@ class Changes(Protocol):
     """What happens to one request and its response between client and destination."""
 
     def request_body(self) -> Transform | None:
-        """What the request's content goes through, anew for each call; None where it stays as it is."""
+        """What the request's content goes through, anew for each call; None where it stays as it is. Raises Refusal."""
 
     async def again(self, status: int) -> tuple[str, list[Header]] | None:
         """Target and fields for asking once more after an answer with *status*; None where that would not help."""
