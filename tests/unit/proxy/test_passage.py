@@ -6,12 +6,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
+import ssl
 import zlib
+from typing import Any
 
 import pytest
-from loopback import HOST, World, answer
+import websockets.asyncio.client
+import websockets.asyncio.server
+from loopback import HOST, SECONDS, World, answer, rest
 from test_credentials import (
     CANONICAL,
     RANDOM,
@@ -26,6 +31,7 @@ from test_credentials import (
     repeat,
     request,
     start,
+    write_secrets,
 )
 
 ELSEWHERE = SECRET | {"hosts": ["elsewhere.test"]}
@@ -123,3 +129,30 @@ async def test_a_password_without_a_user_that_comes_back_is_masked(world: World)
     (told,) = await asked_for(world, there.port)
     assert base64.b64decode(seen[0][1]["authorization"][6:]) == VALUE.encode()
     assert base64.b64decode(told.json["headers"]["authorization"][6:]) == RANDOM.encode()
+
+
+@pytest.mark.parametrize(("secret", "passes"), [(ELSEWHERE, True), (SECRET, False)])
+async def test_a_binary_message_passes_where_no_secret_is_bound(
+    world: World, secret: dict[str, Any], passes: bool
+) -> None:
+    got: asyncio.Queue[str | bytes] = asyncio.Queue()
+
+    async def origin(connection: websockets.asyncio.server.ServerConnection) -> None:
+        async for message in connection:
+            got.put_nowait(message)
+
+    context = world.origin_authority.context(HOST)
+    async with websockets.asyncio.server.serve(origin, "127.0.0.1", 0, ssl=context) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        write_secrets(world, secret)
+        await world.start(rest(port, websocket_credential_rewrite=True))
+        assert world.sidecar is not None
+        trust = ssl.create_default_context(cafile=world.directory / "tls/ca.pem")
+        proxy = f"http://127.0.0.1:{world.sidecar.listeners[0].port}"
+        async with websockets.asyncio.client.connect(f"wss://{HOST}:{port}/", ssl=trust, proxy=proxy) as client:
+            await client.send(b"\x00\xff")
+            if passes:
+                assert await asyncio.wait_for(got.get(), SECONDS) == b"\x00\xff"
+            else:
+                await asyncio.wait_for(client.wait_closed(), SECONDS)
+                assert (client.close_code, got.empty()) == (1008, True)

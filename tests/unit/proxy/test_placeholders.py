@@ -197,6 +197,8 @@ def test_secrets_in_a_form_are_encoded() -> None:
     assert got == b"a=1+2&k=0ther%2Ft0ken%2B%26%3D&b=ghp_s3cr3t-%22value%22%5C12"
     asked = body_transform(access(), b"application/x-www-form-urlencoded")
     assert run(asked, [b"a=b=%", b"41%4", b"2&c", b"%"]) == b"a=b%3DAB&c%25"
+    asked = body_transform(access(), b"application/x-www-form-urlencoded")
+    assert run(asked, [b"%", b"4", b"1=1"]) == b"A=1"
 
 
 @pytest.mark.parametrize(
