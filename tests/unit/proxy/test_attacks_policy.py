@@ -13,7 +13,7 @@ from typing import Any
 
 import loopback
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from loopback import World, hello, rest
 from openshell_proxy import configuration
@@ -85,6 +85,8 @@ PARTS = ["*", "**", "/", ".", "a", "b", "{", "}", ",", "?", "[ab]", "[!a]", "[a-
 @given(
     st.lists(st.sampled_from(PARTS), max_size=9).map("".join), st.sampled_from("/."), st.text("ab/.*\n", max_size=12)
 )
+@example("**.a", ".", "a")
+@example("**.a", ".", "?a")
 def test_both_matchers_agree(glob: str, separator: str, text: str) -> None:
     try:
         expression = translate(glob, separator)

@@ -207,6 +207,7 @@ def test_what_operations_a_document_holds() -> None:
     assert operations({"query": "{ a }", "extensions": {"persistedQuery": None}}) == [("query", "", ("a",))]
     two = "query A { a } mutation B { b }"
     assert operations({"query": two, "operationName": "B"}) == [("mutation", "B", ("b",))]
+    assert operations({"query": "{ a } query B { b }", "operationName": "B"}) == [("query", "B", ("b",))]
     assert operations([{"query": "{ a }"}, {"query": "subscription { s }"}])[1] == ("subscription", "", ("s",))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 # An escaped character, a class, or any one character, each perhaps repeated; and what groups.
-_TOKEN = re.compile(r"\(\?:|\||\)\??|(?:\\.|\[\^?(?:\\.|[^\]\\])+\]|[^\\()|\[])[*+?]?", re.DOTALL)
+_TOKEN = re.compile(r"\(\?:|\||\)\??|(?:\\.|\[\^?(?:\\.|[^\]\\])+\]|[^\\()|\[])[*?]?", re.DOTALL)
 # A repetition that has only one way to match: up to the separator it cannot cross, or to the end.
 _DETERMINED = re.compile(r"\[\^/\]\*(?=/|\Z)|\[\^\\\.\]\*(?=\\\.|\Z)|\.\*\Z")
 
@@ -49,7 +49,7 @@ Step = Callable[[str, int], int]
 
 
 class Linear:
-    """Follows all ways at once. *expression*: literals, classes, ``.``, ``(?:…|…)``, ``*``, ``+`` and ``?``."""
+    """Follows all ways at once. *expression*: literals, classes, ``.``, ``(?:…|…)``, ``*`` and ``?``."""
 
     def __init__(self, expression: str) -> None:
         self._step = _alternatives(iter(_TOKEN.findall(expression)))[0]
@@ -61,7 +61,7 @@ class Linear:
 
 def harmless(expression: str) -> bool:
     """Whether ``re`` needs no more than linear time for it too: at most one repetition has several ways to match."""
-    return len(re.findall(r"[*+]", _DETERMINED.sub("", expression))) <= 1
+    return _DETERMINED.sub("", expression).count("*") <= 1
 
 
 def compile_linear(expression: str) -> Matches:
@@ -82,7 +82,7 @@ def _alternatives(tokens: Iterator[str]) -> tuple[Step, bool]:
             word = ""
 
     for token in tokens:
-        if token[-1] not in "*+?)|.]:" or (len(token) == 2 and token[0] == "\\"):
+        if token[-1] not in "*?)|.]:" or (len(token) == 2 and token[0] == "\\"):
             word += token[-1]
             continue
         end_word()
@@ -129,7 +129,7 @@ def _literally(word: str) -> Step:
 
 def _unit(token: str) -> Step:
     """One character, or as many as there are: the carry of an addition runs through them (Parabix, MatchStar)."""
-    repeat = token[-1] if token[-1] in "*+?" else ""
+    repeat = token[-1] if token[-1] in "*?" else ""
     members = _Members(token[: len(token) - len(repeat)])
 
     def once(text: str, at: int) -> int:
@@ -141,6 +141,4 @@ def _unit(token: str) -> Step:
 
     if repeat == "*":
         return any_number
-    if repeat == "+":
-        return lambda text, at: any_number(text, once(text, at))
     return _optional(once) if repeat == "?" else once
