@@ -150,6 +150,27 @@ async def test_an_answer_that_breaks_off_is_no_short_success(world: World) -> No
     assert "broke off" in told["status_detail"]
 
 
+async def test_the_beginning_of_a_key_waits_for_what_follows(world: World) -> None:
+    go = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nx" + KEY[:9].encode())
+        await go.wait()
+        writer.write(KEY[9:].encode() + b"y")
+
+    origin = await world.origin(serve, tls=True)
+    write_routes(world, route(origin))
+    await world.start()
+    client = await local(world)
+    await client.send(call(body=STREAM))
+    await client.head()
+    assert await asyncio.wait_for(client.reader.readexactly(6), SECONDS) == b"1\r\nx\r\n"
+    go.set()
+    got = await asyncio.wait_for(client.reader.readuntil(b"0\r\n\r\n"), SECONDS)
+    assert b"[CREDENTIAL]" in got and KEY[:9].encode() not in got and KEY[9:].encode() not in got
+
+
 async def test_the_end_of_a_connection_may_be_the_end_of_an_answer(world: World) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)

@@ -125,14 +125,13 @@ class Call:
         upstream: UpstreamStream | None = None
         limit = self.route.idle_seconds if self.prepared.stream else self.route.seconds
         try:
-            async with asyncio.timeout(limit) as deadline:
+            async with asyncio.timeout(limit):
                 upstream, head, echoes = await self._answer()
                 content, whole = _Content(upstream, head, echoes), bytearray()
                 while not self.prepared.stream and not content.done:
                     piece = await content.piece()
                     self.share.take(len(piece))
                     whole += piece
-                deadline.reschedule(None)
             keep = self.head.minor == 1 and self.head.persistent() and not self.client.last
             if self.prepared.stream:
                 await self._stream(head, content, keep)
