@@ -28,6 +28,8 @@ from openshell_proxy.credentials.sigv4 import Keys, authorization
 from openshell_proxy.credentials.tokens import PAUSE_SECONDS, Grant, RenewedToken
 from openshell_proxy.policy import Intent, Request, load_policy
 from openshell_proxy.refusal import Refusal
+from openshell_proxy.relay.form import post_form
+from openshell_proxy.relay.upstream import Origin as Destination
 
 VALUE = "sk-real-0123456789abcdef"
 RANDOM = "sk-rand-ABCDEFGHIJKLMNOP"
@@ -500,6 +502,62 @@ async def test_a_refused_token_is_replaced_once_and_the_request_asked_again(worl
     (told,) = await asked_for(world, there.port, method="POST", body=b"the same body")
     assert (told.status, told.body) == (200, b"the same body")
     assert [fields["authorization"][-15:] for _, fields, _ in seen] == ["token-1-of-many", "token-2-of-many"]
+
+
+async def posted_form(world: World, reply: bytes) -> tuple[tuple[int, bytes], dict[str, str]]:
+    """What comes of a form that is posted to an endpoint that says *reply* and leaves, and the fields that it got."""
+    got: dict[str, str] = {}
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, fields, body = await read_request(reader)
+        got.update(fields)
+        assert body == b"a=b"
+        writer.write(reply)
+        await writer.drain()
+
+    there = await world.origin(endpoint, tls=True)
+    await world.start()
+    assert world.sidecar is not None
+    to = Destination(HOST, there.port, True)
+    addresses = ("127.0.0.1",)
+    told = await asyncio.wait_for(post_form(world.sidecar.pipeline.pool, addresses, to, "/token", b"a=b"), 10)
+    assert got["host"] == f"{HOST}:{there.port}"
+    return told, got
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("reply", "content"),
+    [
+        (OK + b"\r\nto the end", b"to the end"),
+        (OK + b"Content-Length: 3\r\n\r\nallmore", b"all"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nall\r\n0\r\n\r\n", b"all"),
+        (OK + b"Content-Length: 65536\r\n\r\n" + b"x" * 65_536, b"x" * 65_536),
+    ],
+    ids=["end", "length", "chunks", "large"],
+)
+async def test_the_answer_of_a_token_endpoint_is_read_to_its_end(world: World, reply: bytes, content: bytes) -> None:
+    told, _ = await posted_form(world, reply)
+    assert told == (200, content)
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        (b"", "no answer"),
+        (OK + b"A: b", "within a head"),
+        (b"nonsense\r\n\r\n", "status line"),
+        (OK + b"A: " + b"x" * 70_000 + b"\r\n\r\n", "too large a head"),
+        (OK + b"Content-Length: 4\r\n\r\nall", "cut short"),
+        (OK + b"Content-Length: 65537\r\n\r\n" + b"x" * 65_537, "too long an answer"),
+    ],
+    ids=["nothing", "torn", "nonsense", "head", "short", "long"],
+)
+async def test_an_answer_of_a_token_endpoint_that_is_none(world: World, reply: bytes, why: str) -> None:
+    with pytest.raises(ConnectionError, match=why):
+        await posted_form(world, reply)
 
 
 async def test_a_request_is_asked_again_only_once(world: World) -> None:

@@ -25,7 +25,7 @@ import pytest
 import websockets
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, Client, Origin, World, answer, read_request, rest
+from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, Client, Origin, World, answer, read_request, reset, rest
 from openshell_proxy.policy import Decision, Intent, Policy
 from openshell_proxy.policy.model import Middleware
 from openshell_proxy.relay.http1 import ProtocolError, parse_request_head, websocket_upgrade
@@ -547,6 +547,70 @@ async def test_nothing_after_a_close_frame_is_forwarded(world: World) -> None:
     recorder = Recorder()
     client, _ = await opened(world, recorder)
     await client.send(frame(CLOSE, b"") + frame(TEXT, b"late") + frame(BINARY, b"later"))
+    client.close()
+    assert await recorder.frames() == [(CLOSE, b"")]
+
+
+async def test_a_reset_of_the_origin_is_no_end_to_the_client(world: World) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(SWITCHING + b"\x82\x04ab")
+        await go.wait()
+        reset(writer)
+
+    go = asyncio.Event()
+    client, _ = await opened(world, origin)
+    assert await asyncio.wait_for(client.reader.readexactly(4), SECONDS) == b"\x82\x04ab"
+    go.set()
+    with pytest.raises(ConnectionResetError):
+        await client.ended()
+
+
+@pytest.mark.parametrize("closes", [True, False])
+async def test_an_origin_that_never_ends_holds_nothing_of_a_client_that_left(world: World, closes: bool) -> None:
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(SWITCHING)
+        await asyncio.Event().wait()
+
+    client, _ = await opened(world, origin)
+    if closes:
+        await client.send(frame(CLOSE, b""))
+        client.writer.write_eof()
+    else:
+        reset(client.writer)
+    assert world.sidecar is not None
+    async with asyncio.timeout(SECONDS):
+        while world.sidecar.connections.tasks:
+            await asyncio.sleep(0.01)
+
+
+async def test_no_close_frame_is_put_within_a_frame_of_the_client(world: World) -> None:
+    recorder = Recorder()
+    client, _ = await opened(world, recorder)
+    half = frame(BINARY, b"x" * 100)[:50]
+    await client.send(half)
+    async with asyncio.timeout(SECONDS):
+        while bytes(recorder.got) != half:
+            await asyncio.sleep(0.01)
+    judging(world)
+    assert await closed_with(client) == 1012
+    client.close()
+    await asyncio.wait_for(recorder.ended.wait(), SECONDS)
+    assert bytes(recorder.got) == half
+
+
+async def test_who_has_said_goodbye_is_not_told_it_again(world: World) -> None:
+    sent = Frame(CLOSE, b"").serialize(mask=False)
+    recorder = Recorder(SWITCHING + sent)
+    client, _ = await opened(world, recorder, limits=dataclasses.replace(SMALL, close=5))
+    assert await asyncio.wait_for(client.reader.readexactly(len(sent)), SECONDS) == sent
+    await client.send(frame(CLOSE, b""))
+    async with asyncio.timeout(SECONDS):
+        while not recorder.got:
+            await asyncio.sleep(0.01)
+    judging(world)
+    assert await client.ended() == b""
     client.close()
     assert await recorder.frames() == [(CLOSE, b"")]
 

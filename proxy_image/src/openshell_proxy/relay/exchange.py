@@ -204,14 +204,14 @@ class Exchange:
                 await self._upgrade(upstream, response, upgrade)
                 finished = True
                 return False
-            keep = await self._respond(upstream, response, sending)
+            keep = await self._respond(upstream, response)
             finished = True
         finally:
             if sending is not None:
                 sending.cancel()
             if not finished:
                 upstream.abort()
-        if not body.done:
+        if not body.done:  # answered before it was asked to the end: nobody can tell what comes next
             upstream.close()
         elif keep[1]:
             self.pool.keep(upstream)
@@ -275,9 +275,7 @@ class Exchange:
         finally:
             reading.cancel()
 
-    async def _respond(
-        self, upstream: UpstreamStream, head: ResponseHead, sending: asyncio.Task[None] | None
-    ) -> tuple[bool, bool]:
+    async def _respond(self, upstream: UpstreamStream, head: ResponseHead) -> tuple[bool, bool]:
         """Relay the response; (client stays, upstream stays)."""
         framing = self._framing(head)
         keep_client = framing.kind != "eof" and self.head.minor == 1 and self.head.persistent() and not self.client.last
@@ -290,8 +288,6 @@ class Exchange:
         first = render_head(b"HTTP/1.1 %d %b" % (head.status, answer.reason), fields)
         self.event.bytes_in += len(first)
         await self._relay_body(upstream, body, first, recoder)
-        if sending is not None and not sending.done():
-            return False, False  # answered before it was asked to the end: nobody can tell what comes next
         return keep_client, keep_upstream
 
     def _answer(self, head: ResponseHead) -> Answer:

@@ -37,7 +37,7 @@ async def post_form(pool: Pool, addresses: Sequence[str], to: Origin, path: str,
             finally:
                 stream.close()
     except (UpstreamError, ProtocolError, HeadTooLarge, UnicodeError) as error:
-        raise ConnectionError(str(error)) from None
+        raise ConnectionError(str(error) or "the answer has too large a head") from None
 
 
 async def _answer(stream: Stream) -> tuple[int, bytes]:
