@@ -23,7 +23,7 @@ import websockets.asyncio.server
 from http2_peer import Peer, head
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loopback import HOST, SECONDS, World, answer, rest
+from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, World, answer, read_request, rest
 from openshell_proxy.cli import main
 from openshell_proxy.credentials.middleware import Redact
 from openshell_proxy.credentials.placeholders import ALIAS_MARKER
@@ -514,6 +514,30 @@ async def test_a_judged_message_is_judged_as_it_came_and_as_it_is_sent(
         if one["message"].startswith("L7_REQUEST") and "WEBSOCKET_TEXT" in one["message"]
     ]
     assert [one["action_id"] for one in told] == [1 if passes else 2]
+
+
+async def test_a_socket_that_opens_as_a_middleware_comes_to_cover_its_host_ends(world: World) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+    got: list[bytes] = []
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        asked.set()
+        await go.wait()
+        writer.write(SWITCHING)
+        got.append(await reader.read())
+
+    there = await world.origin(origin, tls=True)
+    await world.start(rest(there.port))
+    client = await world.tunnel(there.port)
+    await client.send(request(there.port, "/", "GET", *WEBSOCKET) + KEY.encode())
+    await asyncio.wait_for(asked.wait(), SECONDS)
+    covered(world).reload(rest(there.port))
+    go.set()
+    with contextlib.suppress(ConnectionResetError):
+        await client.ended()
+    await world.stop()
+    assert b"".join(got) == b""
 
 
 # What is told of it.

@@ -364,6 +364,8 @@ class Exchange:
         assert client is not None and there is not None
         if upstream.lost:
             raise Broken("the destination was gone before the switch")
+        if self.client.last:
+            raise Broken("the policy was reloaded before the switch")
         early_up, early_down = self.client.consume(len(self.client.buffer)), upstream.consume(len(upstream.buffer))
         pipe = Pipe()
         self.passed = lambda: pipe.received
