@@ -16,6 +16,7 @@ import openshell_proxy.inference.call as calls
 import pytest
 from loopback import HOST, SECONDS, World, answer, read_request, reset, rest
 from openshell_proxy.relay.exchange import MAX_RESPONSE_HEAD
+from openshell_proxy.relay.upstream import Origin
 from test_credentials import TokenEndpoint, oauth
 from test_inference import (
     BODY,
@@ -258,6 +259,36 @@ async def test_a_destination_that_cannot_be_reached_is_tried_so_often(
     await client.send(call())
     assert (await client.response()).status == 503
     assert len(tries) == calls.CONNECT_TRIES
+
+
+@pytest.mark.parametrize(
+    ("base", "host"),
+    [
+        (f"https://{HOST}", HOST),
+        (f"http://{HOST}", HOST),
+        (f"https://{HOST}:80", f"{HOST}:80"),
+        (f"http://{HOST}:443", f"{HOST}:443"),
+    ],
+)
+async def test_a_destination_is_called_by_its_name(
+    world: World, monkeypatch: pytest.MonkeyPatch, base: str, host: str
+) -> None:
+    seen: Seen = []
+    origin = await world.origin(saying(seen, answer(USAGE)), tls=base.startswith("https"))
+    write_routes(world, route(origin, base_url=base))
+    await world.start()
+    assert world.sidecar is not None
+    pool = world.sidecar.pipeline.pool
+    connect = pool.connect
+
+    async def elsewhere(to: Origin, addresses: Any) -> Any:
+        return await connect(to._replace(port=origin.port), addresses)
+
+    monkeypatch.setattr(pool, "connect", elsewhere)
+    client = await local(world)
+    await client.send(call())
+    assert (await client.response()).status == 200
+    assert seen[0][1]["host"] == host
 
 
 # Calls.
