@@ -464,15 +464,18 @@ def test_endpoints_whose_order_would_matter_are_refused(
         assert len(caught.value.errors) == 1
 
 
-def test_an_ambiguity_names_the_line_and_the_policy_of_the_other_endpoint() -> None:
-    one, other = json.dumps(endpoint(tls="skip")), json.dumps(endpoint())
-    text = "version: 1\nnetwork_policies:\n  a:\n    endpoints:\n      - "
-    with pytest.raises(PolicyError, match=r"^policy:6: ambiguous: overlaps with the endpoint in line 5 on"):
-        load_policy(f"{text}{one}\n      - {other}\n")
-    with pytest.raises(
-        PolicyError, match=r"^policy:8: ambiguous: overlaps with the endpoint in line 5 of policy 'a' on"
-    ):
-        load_policy(f"{text}{one}\n  b:\n    endpoints:\n      - {other}\n")
+@pytest.mark.parametrize("host", ["api.example.com", "*.example.com", ""])
+def test_an_ambiguity_names_the_line_and_the_policy_of_the_other_endpoint(host: str) -> None:
+    both = endpoint(host=host, allowed_ips=["10.1.0.0/16"])
+    one, other = json.dumps({**both, "tls": "skip"}), json.dumps(both)
+    text = f"version: 1\nnetwork_policies:\n  a:\n    endpoints:\n      - {one}\n"
+    name = host or "any host"
+    for more, at, where in (("", 6, "line 5"), ("  b:\n    endpoints:\n", 8, "line 5 of policy 'a'")):
+        with pytest.raises(PolicyError) as caught:
+            load_policy(f"{text}{more}      - {other}\n")
+        assert caught.value.errors == (
+            f"policy:{at}: ambiguous: overlaps with the endpoint in {where} on {name} and {name}, but differs in tls",
+        )
 
 
 @pytest.mark.parametrize(
@@ -492,6 +495,7 @@ def test_an_ambiguity_names_the_line_and_the_policy_of_the_other_endpoint() -> N
         ("/**/x", "/a/b/x", True),
         ("/a/**/x", "/a/x", True),
         ("/a/**/x", "/a/b/y", False),
+        ("/a/**/x", "/a/bx", False),
         ("**/x", "/a/x", True),
         ("**/x", "/a/y", False),
         ("/*/x/**", "/y/*/z", True),
@@ -558,7 +562,7 @@ def test_aliases_cannot_multiply_a_policy(monkeypatch: pytest.MonkeyPatch, repea
         ("protocol: rest, rules: [{allow: {method: GET, path: /, query: {a: {[b]: x}}}}]", "unknown matcher"),
         ("[a]: b", "an endpoint has a key that is not a text"),
         ("port: 1", "an endpoint has 'port' twice"),
-        ("path: !!str {=: /x}", "path must be a text"),
+        ("graphql_max_body_bytes: !!int {=: 5}", "must be a positive integer"),
         ("protocol: mcp, rules: [{allow: {method: tools/call, tool: &t {any: [*t]}}}]", "must be a text"),
     ],
 )

@@ -92,8 +92,8 @@ def _units(pattern: str) -> tuple[str, ...]:
         if char in "[{":
             return (*units, "*")
         if rest.startswith(("/**/", "**/"), index):
-            units.append("*")  # both also take a single slash, or none
-            index += 4 if char == "/" else 3
+            units.append("*")  # the first ends with the slash that is left; the second may be nothing at all
+            index += 3
             continue
         escaped = char == "\\"
         units.append("?" if escaped else char)
