@@ -292,6 +292,35 @@ async def test_an_origin_that_dies_within_the_body_is_no_short_success(world: Wo
         await client.response()
 
 
+@pytest.mark.parametrize("ends", ["bytes", "end", "reset"])
+async def test_an_idle_connection_on_which_anything_comes_serves_nobody(world: World, ends: str) -> None:
+    go = asyncio.Event()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(answer(b"own"))
+        await go.wait()
+        if ends == "bytes":
+            writer.write(answer(b"smuggled"))
+            await reader.read()
+        elif ends == "reset":
+            reset(writer)
+
+    there = await world.origin(origin)
+    await world.start(rest(there.port))
+    assert world.sidecar is not None
+    client = await world.tunnel(there.port, tls=False)
+    await client.send(get(there.port))
+    assert (await client.response()).body == b"own"
+    go.set()
+    async with asyncio.timeout(SECONDS):
+        while world.sidecar.pipeline.pool._kept:
+            await asyncio.sleep(0.01)
+    await client.send(get(there.port, "/", "POST"))  # which would not be asked twice
+    assert (await client.response()).body == b"own"
+    assert there.connections == 2
+
+
 OK = b"HTTP/1.1 200 OK\r\n"
 
 

@@ -480,6 +480,24 @@ async def test_only_safe_extensions_are_offered(world: World) -> None:
     assert recorder.fields["sec-websocket-extensions"] == "permessage-deflate; client_max_window_bits"
 
 
+@pytest.mark.parametrize("agreed", ["permessage-deflate; odd=1", "permessage-deflate, permessage-deflate"])
+async def test_compression_in_an_unknown_way_is_refused(world: World, agreed: str) -> None:
+    there = await world.origin(Recorder(SWITCHING[:-2] + f"Sec-WebSocket-Extensions: {agreed}\r\n\r\n".encode()))
+    await world.start(rest(there.port))
+    judging(world)
+    client = await world.tunnel(there.port, tls=False)
+    lines = ["GET /ws HTTP/1.1", f"Host: {HOST}:{there.port}", *WEBSOCKET, DEFLATE, "", ""]
+    await client.send("\r\n".join(lines).encode())
+    assert (await client.response()).status == 502
+
+
+@pytest.mark.parametrize("opcode", [CONT, PING])
+async def test_only_the_first_frame_of_a_message_says_that_it_is_compressed(world: World, opcode: Opcode) -> None:
+    client, _ = await opened(world, Recorder(SWITCHING_DEFLATE), DEFLATE)
+    await client.send(frame(TEXT, b"", fin=False) + frame(opcode, b"", rsv1=True))
+    assert await closed_with(client) == 1002
+
+
 async def test_a_compressed_binary_message_passes_as_it_is(world: World) -> None:
     recorder = Recorder(SWITCHING_DEFLATE)
     client, _ = await opened(world, recorder, DEFLATE)
