@@ -71,6 +71,7 @@ def test_a_glob_of_many_wildcards_allows_and_denies(glob: str) -> None:
 def test_audit_forwards_and_says_so_and_enforce_does_not() -> None:  # trap 1
     audited = ask(load(rest(enforcement="audit", access="read-only")), "POST", "/x")
     assert (audited.allowed, audited.audited, audited.reason) == (True, True, "POST /x not permitted by policy")
+    assert audited.protocol == "rest"
     assert not allows(load(rest(access="read-only")), "POST", "/x")
     unnamed = {key: value for key, value in rest(access="read-only").items() if key != "enforcement"}
     assert not allows(load(unnamed), "POST", "/x")
@@ -436,6 +437,7 @@ def test_messages_are_judged_where_a_rule_could_refuse_one(keys: dict[str, Any],
     found = ask(load(websocket(**keys)), "GET", "/ws/1")
     assert found.allowed
     assert (found.protocol, found.message_policy) == ("websocket", judged)
+    assert not ask(load(websocket(**keys)), "POST", "/ws/1").message_policy
 
 
 @pytest.mark.parametrize("path", ["", "/ws/**"])
