@@ -335,7 +335,7 @@ class Site:
             audited, denial.reason, denial.policy, denial.rule, "l7", connection.tls, connection.inspects, audited,
             connection.allowed_ips, connection.exact_host, connection.allow_encoded_slash,
             "" if governing is None else governing.protocol, 0,
-            governing is not None and governing.messages, denial.error, denial.line,
+            audited and governing is not None and governing.messages, denial.error, denial.line,
             (connection if governing is None else governing).credentials,
         )  # fmt: skip
 
