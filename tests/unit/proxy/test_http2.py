@@ -605,6 +605,14 @@ async def test_no_destination_is_dialled_for_a_hello_that_names_another(two: Two
     assert any("TLS with the client failed" in one.get("status_detail", "") for one in await two.world.events())
 
 
+async def test_no_destination_is_dialled_for_what_is_no_hello(two: Two) -> None:
+    port = await two.start()
+    client = await two.world.tunnel(port, tls=False)
+    await client.send(b"\x16\x03\x01\x00\x05hello")
+    assert await client.ended() != b"hello"
+    assert two.there.connections == 0
+
+
 async def test_a_hello_that_does_not_end_is_not_waited_for(two: Two) -> None:
     made = await two.world.origin(origin_of(echo), tls=["h2"])
     await two.world.start(rest(made.port), limits=Limits(handshake=1))

@@ -80,4 +80,4 @@ def discard(sock: socket.socket) -> None:
 async def first_kind(sock: socket.socket) -> Kind:
     """Wait for the client's first bytes and tell what they begin."""
     data, ended = await peek(sock, FIRST_BYTES, lambda seen: classify(seen) is not None)
-    return classify(data, ended or len(data) >= FIRST_BYTES) or "unknown"
+    return classify(data, ended) or "unknown"
