@@ -872,6 +872,38 @@ async def test_a_judge_that_fails_lets_nothing_through() -> None:
     assert unframed(bytes(near.written))[0][1].startswith(struct.pack("!H", 1011))
 
 
+async def test_a_message_that_is_judged_while_the_socket_is_stopped_is_not_sent() -> None:
+    client, origin = Stream(), Stream()
+    near, far = Sink(client), Sink(origin)
+
+    async def judge(text: bytes) -> Decision:
+        relay.stop(1012, "the policy is another one")
+        return Decision(True)
+
+    relay = JudgedWebSocket(client, origin, judge, SMALL, Assemblies(SMALL), False)
+    client.data_received(frame(TEXT, b"hello"))
+    await asyncio.wait_for(relay.run(), SECONDS)
+    assert unframed(bytes(far.written)) == [(CLOSE, struct.pack("!H", 1001))]
+    assert unframed(bytes(near.written))[0][1].startswith(struct.pack("!H", 1012))
+
+
+async def test_a_message_waits_only_so_long_for_a_place_among_those_that_are_gathered() -> None:
+    client, origin = Stream(), Stream()
+    near, far = Sink(client), Sink(origin)
+    limits = dataclasses.replace(SMALL, assemblies=1, waiting=1, total=0.05)
+    places, judged = Assemblies(limits), []
+
+    async def judge(text: bytes) -> Decision:
+        judged.append(text)
+        return Decision(True)
+
+    client.data_received(frame(TEXT, b"hello"))
+    async with places.one():
+        await asyncio.wait_for(JudgedWebSocket(client, origin, judge, limits, places, False).run(), SECONDS)
+    assert unframed(bytes(near.written))[0][1].startswith(struct.pack("!H", 1013))
+    assert (unframed(bytes(far.written)), judged) == ([(CLOSE, struct.pack("!H", 1001))], [])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.lists(st.text(max_size=40), max_size=5), st.booleans())
 def test_however_messages_are_cut_the_same_are_judged(data: st.DataObject, messages: list[str], deflate: bool) -> None:
