@@ -241,15 +241,30 @@ async def test_an_mcp_client_may_listen(world: World, seen: Seen) -> None:
     assert (await plain.response()).status == 403
 
 
+@pytest.mark.parametrize(
+    ("framing", "body"), [("Content-Length: 2", b"{}"), ("Transfer-Encoding: chunked", b"2\r\n{}\r\n0\r\n\r\n")]
+)
+async def test_an_mcp_client_that_listens_says_nothing(world: World, seen: Seen, framing: str, body: bytes) -> None:
+    there = await world.origin(seen)
+    await world.start(rpc(there.port, "initialize", protocol="mcp"))
+    client = await world.client()
+    await client.send(head(there.port, "Accept: text/event-stream", framing, method="GET") + body)
+    assert (await client.response()).status in (400, 403)
+    assert seen.bodies == []
+
+
 @pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
-async def test_a_get_of_graphql_has_no_body(world: World, seen: Seen, accept: str) -> None:
+@pytest.mark.parametrize(
+    ("framing", "body"), [("Content-Length: 2", b"{}"), ("Transfer-Encoding: chunked", b"2\r\n{}\r\n0\r\n\r\n")]
+)
+async def test_a_get_of_graphql_has_no_body(world: World, seen: Seen, accept: str, framing: str, body: bytes) -> None:
     there = await world.origin(seen)
     await world.start(rpc(there.port, protocol="graphql", rules=[{"allow": {"operation_type": "query"}}]))
     client = await world.client()
     path = "/graphql?query=%7B+a+%7D"
     await client.send(head(there.port, f"Accept: {accept}", method="GET", path=path))
     assert (await client.response()).status == 200
-    await client.send(head(there.port, f"Accept: {accept}", "Content-Length: 2", method="GET", path=path) + b"{}")
+    await client.send(head(there.port, f"Accept: {accept}", framing, method="GET", path=path) + body)
     assert (await client.response()).status == 400
 
 
