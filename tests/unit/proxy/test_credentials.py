@@ -1072,6 +1072,13 @@ async def test_the_token_endpoint_is_asked_where_the_placeholder_is_not_its_own(
         assert (await told_by_the_sidecar(world, sold, "application/json", body)).status == 200
 
 
+async def test_a_token_endpoint_whose_name_does_not_exist_is_said_to_the_client(world: World) -> None:
+    there, seen = await start(world, ok, oauth("https://no-such-host.invalid/token", "refresh_token"))
+    (told,) = await asked_for(world, there.port)
+    assert (told.status, told.json["error"]) == (502, "token_grant_failed")
+    assert not seen
+
+
 @pytest.mark.parametrize("other", ["static", "bought elsewhere"])
 async def test_only_its_own_secret_buys_at_a_token_endpoint(world: World, other: str) -> None:
     endpoint = TokenEndpoint()
