@@ -54,6 +54,11 @@ def test_the_host_is_that_of_the_destination_in_the_place_of_the_clients(port: i
     assert forwarded_fields("forward", head, Origin("a.test", port, tls)) == [fields[0], (b"host", host), fields[2]]
 
 
+def test_a_destination_is_told_its_host_by_clients_that_name_none_too() -> None:
+    sent = forwarded_fields("tunnel", RequestHead(0, [(b"A", b"b")], "GET", "/"), Origin("a.test", 8080, False))
+    assert sent == [(b"Host", b"a.test:8080"), (b"A", b"b")]
+
+
 async def test_a_forwarded_request_has_a_connection_of_its_own(world: World) -> None:  # spec 2.4
     there = await world.origin(hello)
     await world.start(rest(there.port))
