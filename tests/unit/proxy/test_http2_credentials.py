@@ -170,7 +170,7 @@ async def test_a_secret_across_frames_is_masked_and_nothing_waits_that_need_not(
 
 
 async def test_an_answer_that_is_compressed_all_the_same_is_searched(asked: Asked) -> None:
-    await asked.start(replying((b"content-encoding", b"gzip"), body=gzip.compress(VALUE.encode())))
+    await asked.start(replying((b"content-encoding", b"gzip"), body=gzip.compress(VALUE.encode(), mtime=0)))
     stream = await asked.ask()
     assert asked.client.bodies[stream] == RANDOM.encode()
     assert b"content-encoding" not in asked.client.heads[stream][0]
@@ -189,7 +189,7 @@ async def test_a_grpc_server_is_asked_for_messages_that_can_be_searched(asked: A
 
 
 async def test_a_bomb_among_compressed_answers_breaks_off(asked: Asked) -> None:
-    await asked.start(replying((b"content-encoding", b"gzip"), body=gzip.compress(bytes(64 * 1024 * 1024), 9)))
+    await asked.start(replying((b"content-encoding", b"gzip"), body=gzip.compress(bytes(64 * 1024 * 1024), 9, mtime=0)))
     client = asked.client
     stream = client.ask(head(asked.port))
     await client.over(stream)
@@ -199,7 +199,7 @@ async def test_a_bomb_among_compressed_answers_breaks_off(asked: Asked) -> None:
 
 async def test_a_compressed_answer_is_inflated_as_it_is_read_and_no_sooner(asked: Asked) -> None:
     """What waits for the client counts in the destination's windows as it came, and its inflated form is not there."""
-    piece = gzip.compress(bytes(1024 * 1024), 9)
+    piece = gzip.compress(bytes(1024 * 1024), 9, mtime=0)
     sent = 0
 
     async def much(peer: Peer, stream: int) -> None:

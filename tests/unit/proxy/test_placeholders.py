@@ -680,7 +680,7 @@ def test_a_short_secret_is_not_looked_for_in_base64() -> None:
 
 def test_compressed_content_may_grow_so_far_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "MAX_INFLATED", 100)
-    pieces = [gzip.compress(bytes(60)), gzip.compress(bytes(40)), gzip.compress(b"1")]
+    pieces = [gzip.compress(bytes(60), mtime=0), gzip.compress(bytes(40), mtime=0), gzip.compress(b"1", mtime=0)]
     assert feed(Inflated(Mask(Echoes({}))), [b"", b"".join(pieces[:2]), pieces[2]]) == bytes(100) + b"1"
     with pytest.raises(ProtocolError, match="proportion"):
         feed(Inflated(Mask(Echoes({}))), [b"".join(pieces)])
