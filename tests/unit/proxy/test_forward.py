@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, Client, World, answer, hello, read_request, reset, rest
+from loopback import Origin as Destination
 from openshell_proxy.entrances import requests
 from openshell_proxy.entrances.requests import forwarded_fields
 from openshell_proxy.relay import exchange, upstream
@@ -169,34 +170,32 @@ async def test_a_kept_connection_that_just_ended_is_asked_again_only_where_repea
     assert there.connections == (2 if status == 200 else 1)
 
 
-async def test_what_has_no_answer_the_second_time_either_is_a_502(world: World) -> None:
+async def answered_once(world: World, until: bytes) -> tuple[Destination, Client]:
+    """A tunnel with one answer behind it, to an origin that gives no other and closes after *until*."""
+
     async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         if there.connections == 1:
             writer.write(answer())
-            await reader.readuntil(b"\r\n\r\n")
+            await reader.readuntil(until)
 
     there = await world.origin(origin)
     await world.start(rest(there.port))
     client = await world.tunnel(there.port, tls=False)
     await client.send(get(there.port))
     assert (await client.response()).status == 200
+    return there, client
+
+
+async def test_what_has_no_answer_the_second_time_either_is_a_502(world: World) -> None:
+    there, client = await answered_once(world, b"\r\n\r\n")
     await client.send(get(there.port))
     assert (await client.response()).status == 502
     assert there.connections == 2
 
 
 async def test_a_request_whose_body_is_under_way_is_not_asked_again(world: World) -> None:
-    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(answer())
-        await reader.readuntil(b"\r\n\r\nhalf")
-
-    there = await world.origin(origin)
-    await world.start(rest(there.port))
-    client = await world.tunnel(there.port, tls=False)
-    await client.send(get(there.port))
-    assert (await client.response()).status == 200
+    there, client = await answered_once(world, b"\r\n\r\nhalf")
     await client.send(get(there.port, "/", "PUT", "Content-Length: 8") + b"half")
     assert (await client.response()).status == 502
     assert there.connections == 1

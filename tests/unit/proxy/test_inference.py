@@ -713,8 +713,8 @@ async def test_a_large_body_is_parsed_aside(world: World, monkeypatch: pytest.Mo
     assert (await client.response()).status == 400
 
 
-async def test_calls_at_once_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "MAX_HELD", entrance.CALL + 1000)
+async def start_held(world: World) -> tuple[asyncio.Event, asyncio.Event]:
+    """Start with a route whose destination tells when a call has come, and answers when it is told to."""
     begun, go = asyncio.Event(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -727,6 +727,12 @@ async def test_calls_at_once_are_bounded(world: World, monkeypatch: pytest.Monke
     origin = await world.origin(serve, tls=True)
     write_routes(world, route(origin))
     await world.start()
+    return begun, go
+
+
+async def test_calls_at_once_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "MAX_HELD", entrance.CALL + 1000)
+    begun, go = await start_held(world)
     client, other = await local(world), await local(world)
     await client.send(call())
     await asyncio.wait_for(begun.wait(), 5)

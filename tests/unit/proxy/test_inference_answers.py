@@ -34,6 +34,7 @@ from test_inference import (
     route,
     saying,
     start,
+    start_held,
     write_routes,
     write_secrets,
 )
@@ -207,18 +208,7 @@ async def test_an_answer_may_be_so_large(world: World, monkeypatch: pytest.Monke
 
 
 async def test_a_call_under_way_at_a_reload_is_the_last_of_its_connection(world: World) -> None:
-    begun, go = asyncio.Event(), asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        begun.set()
-        await go.wait()
-        writer.write(answer(USAGE))
-        await reader.read()
-
-    origin = await world.origin(serve, tls=True)
-    write_routes(world, route(origin))
-    await world.start()
+    begun, go = await start_held(world)
     client = await local(world)
     await client.send(call())
     await asyncio.wait_for(begun.wait(), 5)
