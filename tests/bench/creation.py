@@ -76,9 +76,11 @@ class Script:
         if not (plain[0] in CHANGING or " ".join(plain[:2]) in CHANGING):
             return ""
         line = shlex.join(["podman", *words]) + (f" < {stdin}" if stdin else "") + " > /dev/null"
+        if plain[:2] == ["network", "create"] and plain[-1] != f"openshell-sbx-{RECORDED}":
+            return f"podman network exists {plain[-1]} || {line}"  # every sandbox's: the first one made it
         if plain[:2] == ["network", "create"]:
             form = "'{{range .Subnets}}{{.Subnet}}{{end}}'"
-            line += f"\nbase=$(podman network inspect --format {form} openshell-sbx-{RECORDED} | cut -d. -f1-3)"
+            line += f"\nbase=$(podman network inspect --format {form} {plain[-1]} | cut -d. -f1-3)"
         if plain == ["start", f"openshell-proxy-{RECORDED}"]:
             volume = f"$(podman volume inspect --format '{{{{.Mountpoint}}}}' openshell-tls-{RECORDED})"
             line += f"\nready={volume}\nuntil [ -e $ready/.ready ]; do sleep 0.05; done"
