@@ -28,6 +28,7 @@ from ansible_collections.openshell.sandbox.plugins.plugin_utils.here import COLL
 Json = Dict[str, Any]
 
 NAME = re.compile(r"[a-z0-9-]{1,40}")
+ALONE = re.compile(r"\{\{ (\w+) \}\}")
 EXECUTABLE = "openshell_podman_executable"
 SET_FACT = "ansible.builtin.set_fact"
 KEYWORDS = frozenset({"name", "when", "register", "no_log"})
@@ -203,7 +204,16 @@ class ActionModule(HereAction):
     def _arguments(self, given: Json) -> Json:
         """Templated, without those that are omitted (ansible-core 2.19 leaves them out itself)."""
         omitted = self.variables.get("omit")
-        return {key: one for key, one in self._template(given).items() if omitted is None or one != omitted}
+        done = self._template({key: self._named(value) for key, value in given.items()})
+        return {key: one for key, one in done.items() if omitted is None or one != omitted}
+
+    def _named(self, value: Any) -> Any:
+        """The variable itself for a template that is its name alone: compiling each of those is most of the time.
+
+        Not before ansible-core 2.19, where a text that looks like a list becomes one on its way through a template.
+        """
+        alone = ALONE.fullmatch(value) if isinstance(value, str) and self._asks_for_trust() else None
+        return self.variables.get(alone[1], value) if alone else value
 
     def _holds(self, condition: Any) -> bool:
         self._templar.available_variables = self.variables

@@ -22,6 +22,7 @@ import os
 import re
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import is_ours
@@ -51,7 +52,7 @@ REPEATABLE = (
     *((kind, verb) for kind in ("container", "network", "volume", "secret", "image") for verb in ("inspect", "rm")),
 )
 
-
+INFO = ("info", "--format", "json")
 KINDS = ("container", "network", "volume", "secret", "image")
 LONG = ("build", "pull", "run", "exec", "import", "save", "load")
 READING = (*LISTINGS, ("info",), ("logs",), *((kind, "inspect") for kind in KINDS))
@@ -214,6 +215,13 @@ class Podman:
             known[key] = _parsed(" ".join(args[:2]), self.run(args))
         return known[key]
 
+    def foresee(self, *looks: Callable[[], Any]) -> None:
+        """Take *looks*, which do not depend on each other, at the same time; what they find is known then."""
+        if self.memory is not None:
+            with ThreadPoolExecutor(len(looks)) as pool:
+                for look in [pool.submit(look) for look in looks]:
+                    look.result()
+
     def look_again(self, *kinds: str) -> None:
         """Forget what is known of *kinds*: container, network, volume, secret, image."""
         for kind in kinds:
@@ -246,8 +254,14 @@ class Podman:
     @functools.cached_property
     def info(self) -> Json:
         """``podman info``: host, store, version."""
-        found: Json = self.json(["info", "--format", "json"])
+        found: Json = self.json(INFO)
         return found
+
+    def recall_info(self, found: Json) -> None:
+        """Take *found* for what ``podman info`` says, here and in whatever shares this memory."""
+        self.info = found
+        if self.memory is not None:
+            self.memory["info"][" ".join(INFO)] = found
 
     @property
     def rootless(self) -> bool:

@@ -22,6 +22,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     container_is_ours,
 )
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import (
+    AUTHORITY_SECRET,
     BRIDGE_NETWORK,
     SandboxNames,
     is_ours,
@@ -174,20 +175,27 @@ def host_routes(path: str = "/proc/net/route") -> List[str]:
 
 def check_not_taken(podman: Podman, names: SandboxNames) -> None:
     """Refuse a name that something which is not ours uses already; nothing of others is ever changed."""
-    for found in podman.containers([names.proxy, names.agent, *names.replaced]):
+    containers, networks = [names.proxy, names.agent, *names.replaced], [names.network, BRIDGE_NETWORK]
+    podman.foresee(
+        lambda: podman.containers(containers),
+        lambda: podman.networks_of(networks),
+        lambda: podman.volume(names.workspace_volume),
+        lambda: podman.secret(AUTHORITY_SECRET),  # needed by a later step
+    )
+    for found in podman.containers(containers):
         if not container_is_ours(found):
             raise Refused(
                 f"a container {found['Name']} exists and is not ours; remove it or choose another sandbox name"
             )
-    networks = {found["name"]: found for found in podman.networks_of([names.network, BRIDGE_NETWORK])}
-    network = networks.get(names.network)
+    present = {found["name"]: found for found in podman.networks_of(networks)}
+    network = present.get(names.network)
     if network is not None and not is_ours(network.get("labels")):
         raise Refused(f"a network {names.network} exists and is not ours; remove it or choose another sandbox id")
     for volume in (names.tls_volume, names.proxy_volume, names.workspace_volume):
         found_volume = podman.volume(volume)
         if found_volume is not None and not is_ours(found_volume.get("Labels")):
             raise Refused(f"a volume {volume} exists and is not ours; remove it or choose another sandbox id")
-    bridge = networks.get(BRIDGE_NETWORK)
+    bridge = present.get(BRIDGE_NETWORK)
     if bridge is not None and (bridge.get("internal") or bridge.get("dns_enabled")):
         raise Refused(
             f"a network {BRIDGE_NETWORK} exists that is internal or has DNS; remove it, it is made anew without both"

@@ -203,7 +203,7 @@ def know_host(podman: Podman) -> None:
     if found is None:
         keep(question, podman.info)
     else:
-        podman.info = found
+        podman.recall_info(found)
 
 
 def check_host(podman: Podman, params: Dict[str, Any]) -> str:

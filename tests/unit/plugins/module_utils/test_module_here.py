@@ -13,7 +13,11 @@ import pytest
 from ansible_collections.openshell.sandbox.plugins.module_utils import kept
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import new_module, run_here, run_module
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import new_memory
-from ansible_collections.openshell.sandbox.plugins.modules import internal_network, sandbox_resources
+from ansible_collections.openshell.sandbox.plugins.modules import (
+    host_preflight_info,
+    internal_network,
+    sandbox_resources,
+)
 from host import Host
 
 
@@ -67,6 +71,18 @@ def test_one_series_of_modules_asks_once(host: Host) -> None:
     for turn in range(2):
         assert run_here(internal_network.main, arguments, False, memory)["changed"] is False, turn
     assert len(host.calls("network inspect")) == 2  # one of them made it
+
+
+def test_what_podman_says_of_the_host_is_kept_for_every_module_of_a_later_series(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "runtime_directory", lambda: str(tmp_path))
+    arguments = {"executable": host.executable, "sandbox_name": "demo"}
+    for series in range(2):
+        memory = new_memory()
+        for main in (host_preflight_info.main, internal_network.main):
+            assert "failed" not in run_here(main, arguments, False, memory), series
+    assert len(host.calls("info")) == 1
 
 
 def test_answers_are_kept_for_their_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
