@@ -56,9 +56,10 @@ INFO = ("info", "--format", "json")
 KINDS = ("container", "network", "volume", "secret", "image")
 LONG = ("build", "pull", "run", "exec", "import", "save", "load")
 READING = (*LISTINGS, ("info",), ("logs",), *((kind, "inspect") for kind in KINDS))
-# What a command that changes something leaves as it was need not be asked for again; one that is not here may change all.
+# What a command that changes something leaves as it was need not be asked for again. It changes those that it names,
+# and their listing; one that is not here may change all.
 AFFECTED: Dict[str, Tuple[str, ...]] = {
-    **dict.fromkeys(("create", "start", "stop", "rm", "rename", "kill", "pause", "unpause"), ("container",)),
+    **dict.fromkeys(("create", "run", "start", "stop", "rm", "rename", "kill", "pause", "unpause"), ("container",)),
     **dict.fromkeys(("cp", "exec"), ()),
     "network": ("network", "container"),
     "volume": ("volume",),
@@ -228,8 +229,14 @@ class Podman:
             (self.memory or {}).get(kind, {}).clear()
 
     def _changed(self, args: Sequence[str]) -> None:
-        if _beginning(args) not in READING:
-            self.look_again(*AFFECTED.get(args[0], KINDS))
+        """Forget what *args* may have changed."""
+        if self.memory is None or _beginning(args) in READING:
+            return
+        if args[0] not in AFFECTED:
+            self.look_again(*KINDS)
+        for kind in AFFECTED.get(args[0], ()):
+            for known in [key for key in self.memory[kind] if key in args or " " in key]:  # a listing has several words
+                del self.memory[kind][known]
 
     def _inspect(self, kind: str, names: Sequence[str]) -> List[Json]:
         """Objects of *kind* that exist among *names*, one podman call; absent ones are left out."""
@@ -374,7 +381,7 @@ class Podman:
         address = container_networks(found).get(network)
         return address or None
 
-    def start(self, name: str, settle: float = 0.5) -> None:
+    def start(self, name: str, settle: float = 0.3) -> None:
         """Start a container and see that it stands for *settle* seconds.
 
         ``podman start`` succeeds when the init process stands, even if the command behind it does not exist. A
@@ -426,16 +433,17 @@ class Podman:
         return next((volume for volume in found if volume["Name"] == name), None)
 
     def volumes(self, label: str) -> List[Json]:
-        """Every volume that carries *label*."""
-        found: List[Json] = self.json(["volume", "ls", "--filter", f"label={label}", "--format", "json"])
-        return found
+        """Every volume that carries *label* (``key`` or ``key=value``)."""
+        found: List[Json] = self.json(["volume", "ls", "--format", "json"])
+        return [volume for volume in found if _carries(volume.get("Labels") or {}, label)]
 
     def ensure_volume(self, name: str, labels: Mapping[str, str]) -> bool:
         """Create a named volume; True when it was made now. Idempotent."""
-        if self.volume(name) is not None:
-            return False
-        self.run(["volume", "create", *_label_args(labels), name], unmade=lambda: self.volume(name) is None)
-        return True
+        command = ["volume", "create", *_label_args(labels), name]
+        result = self.run(command, check=False, unmade=lambda: self.volume(name) is None)
+        if result.rc != 0 and self.volume(name) is None:
+            raise PodmanError("volume create", result.rc, result.stderr)
+        return result.rc == 0
 
     def remove_volume(self, name: str) -> bool:
         """Remove a volume that no container uses; True when it was there. Idempotent."""
@@ -492,10 +500,11 @@ class Podman:
     # -- one at a time -------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def lock(self, name: str = "shared") -> Iterator[None]:
+    def lock(self, name: str = "shared", looks: Sequence[str] = KINDS) -> Iterator[None]:
         """Hold a lock of this host and user; the kernel drops it when its holder dies.
 
-        What several sandboxes share (bridge, authority, images) is made and removed under it.
+        What several sandboxes share (bridge, authority, images) is made and removed under it. *looks* are the kinds
+        that matter to the holder: others had their turn, so what is known of those is forgotten.
         """
         directory = os.path.join(runtime_directory(), "openshell")
         try:
@@ -505,7 +514,7 @@ class Podman:
             raise PodmanError("lock", 1, f"{directory} cannot be used for locks: {error.strerror}") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            self.look_again("container", "network", "volume", "secret")  # others had their turn
+            self.look_again(*looks)
             yield
         finally:
             os.close(handle)
@@ -538,6 +547,11 @@ def is_running(inspected: Json | None) -> bool:
 
 def is_paused(inspected: Json | None) -> bool:
     return bool(inspected) and (inspected or {}).get("State", {}).get("Status") == "paused"
+
+
+def _carries(labels: Mapping[str, str], label: str) -> bool:
+    key, with_value, value = label.partition("=")
+    return key in labels and (not with_value or labels[key] == value)
 
 
 def _label_args(labels: Mapping[str, str]) -> List[str]:

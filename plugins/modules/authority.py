@@ -99,7 +99,7 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     labels = names.labels() if own else {LABEL_MANAGED: "true"}
     made = podman.secret(secret) is None
     if made and not module.check_mode:
-        with podman.lock():
+        with podman.lock(looks=["secret"]):
             made = podman.secret(secret) is None  # somebody else may have had the lock before
             if made:
                 podman.create_secret(secret, new_authority(podman, params["image"], params["ulimits"]), labels)

@@ -75,7 +75,7 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     bridge = params["network"]
     made = podman.network(bridge) is None
     if made and not module.check_mode:
-        with podman.lock():
+        with podman.lock(looks=["network"]):
             podman.ensure_bridge_network(bridge, {LABEL_MANAGED: "true"}, params["subnet"] or None)
     inspected = podman.container(names.proxy) or {}
     before = sorted(container_networks(inspected))

@@ -246,6 +246,8 @@ class FakePodman:
 
     def volume_command(self, command: str, names: List[str], flags: Dict[str, List[str]]) -> str:
         if command == "create":
+            if names[0] in self.state["volumes"]:
+                raise Failure(125, f"Error: volume with name {names[0]} already exists: volume already exists")
             mountpoint = self.path("volumes", names[0])
             os.makedirs(mountpoint)
             labels = dict(label.split("=", 1) for label in flags.get("--label", []))

@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     Podman,
     PodmanError,
+    is_running,
     last_words,
     new_memory,
 )
@@ -557,9 +558,50 @@ def test_what_a_command_changes_is_asked_for_again(host: Host, remembering: Podm
 
 def test_a_command_that_nobody_knows_may_have_changed_everything(host: Host, remembering: Podman) -> None:
     remembering.volume("one")
-    remembering.run(["run", "--rm", "image"])
+    remembering.secret("one")
+    before = asked(host, "volume ls"), asked(host, "secret inspect")
+    remembering.run(["pull", "image"])
     remembering.volume("one")
-    assert asked(host, "volume ls") == 2 + 1  # one of them made the volume
+    remembering.secret("one")
+    assert (asked(host, "volume ls"), asked(host, "secret inspect")) == (before[0] + 1, before[1] + 1)
+
+
+def test_what_a_command_does_not_name_stays_known(host: Host, remembering: Podman) -> None:
+    make_container(host, "two")
+    names = ["one", "two"]
+    remembering.containers(names)
+    remembering.container_names("openshell.managed")
+    remembering.run(["start", "two"])
+    assert [is_running(found) for found in remembering.containers(names)] == [False, True]
+    remembering.container_names("openshell.managed")
+    assert host.calls("container inspect")[-1] == ["container", "inspect", "two"]
+    assert asked(host, "ps") == 2  # a listing names nobody, so it may have changed
+
+
+def test_volumes_are_told_apart_by_label(host: Host, remembering: Podman) -> None:
+    remembering.ensure_volume("v1", {"k": "1"})
+    remembering.ensure_volume("v2", {"k": "2", "l": ""})
+
+    def names(label: str) -> list[str]:
+        return [volume["Name"] for volume in remembering.volumes(label)]
+
+    assert (names("k"), names("k=2"), names("l"), names("l="), names("k=")) == (
+        ["v1", "v2"],
+        ["v2"],
+        ["v2"],
+        ["v2"],
+        [],
+    )
+
+
+def test_who_holds_a_lock_looks_again_at_what_it_is_about(host: Host, remembering: Podman) -> None:
+    remembering.volume("one")
+    remembering.secret("one")
+    before = asked(host, "volume ls"), asked(host, "secret inspect")
+    with remembering.lock(f"test-{os.getpid()}-looks", looks=["secret"]):
+        remembering.volume("one")
+        remembering.secret("one")
+    assert (asked(host, "volume ls"), asked(host, "secret inspect")) == (before[0], before[1] + 1)
 
 
 def test_who_waits_and_who_had_to_wait_look_again(host: Host, remembering: Podman) -> None:
