@@ -223,10 +223,11 @@ class Podman:
                 for look in [pool.submit(look) for look in looks]:
                     look.result()
 
-    def look_again(self, *kinds: str) -> None:
-        """Forget what is known of *kinds*: container, network, volume, secret, image."""
-        for kind in kinds:
-            (self.memory or {}).get(kind, {}).clear()
+    def look_again(self, *kinds: str, name: str = "") -> None:
+        """Forget what is known of *kinds* (container, network, volume, secret, image), or of the one with that *name*."""
+        for known in ((self.memory or {}).get(kind, {}) for kind in kinds):
+            for key in [name] if name else list(known):
+                known.pop(key, None)
 
     def _changed(self, args: Sequence[str]) -> None:
         """Forget what *args* may have changed."""
@@ -391,7 +392,7 @@ class Podman:
         self.run(["start", name])
         deadline = time.monotonic() + settle
         while time.monotonic() < deadline:
-            self.look_again("container")
+            self.look_again("container", name=name)
             found = self.container(name) or {}
             policy = found.get("HostConfig", {}).get("RestartPolicy", {}).get("Name") or "no"
             if policy != "no":

@@ -81,7 +81,7 @@ def wait_ready(
         if ended or now() >= deadline:
             raise NotReady(_report(podman, container, ended or f"is not ready after {timeout:.0f} seconds"))
         pause(POLL_INTERVAL)
-        podman.look_again("container")
+        podman.look_again("container", name=container)
 
 
 def _ended(inspected: Json | None) -> str:

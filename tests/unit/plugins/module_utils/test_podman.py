@@ -594,6 +594,33 @@ def test_volumes_are_told_apart_by_label(host: Host, remembering: Podman) -> Non
     )
 
 
+def test_what_is_foreseen_is_known(host: Host, remembering: Podman) -> None:
+    before = len(host.calls())
+    remembering.foresee(lambda: remembering.secret("one"), lambda: remembering.containers(["one", "absent"]))
+    assert len(host.calls()) == before + 2
+    assert remembering.secret("one") is not None
+    assert remembering.container("absent") is None
+    assert len(host.calls()) == before + 2
+    host.direct.foresee(lambda: host.direct.secret("one"))  # it would remember nothing
+    assert len(host.calls()) == before + 2
+
+
+def test_what_cannot_be_foreseen_is_an_error(host: Host, remembering: Podman) -> None:
+    def look() -> None:
+        raise PodmanError("info", 1, "broken")
+
+    with pytest.raises(PodmanError, match="broken"):
+        remembering.foresee(look, lambda: remembering.secret("one"))
+
+
+def test_one_object_is_looked_at_again(host: Host, remembering: Podman) -> None:
+    make_container(host, "two")
+    remembering.containers(["one", "two"])
+    remembering.look_again("container", name="two")
+    remembering.containers(["one", "two"])
+    assert host.calls("container inspect")[-1] == ["container", "inspect", "two"]
+
+
 def test_who_holds_a_lock_looks_again_at_what_it_is_about(host: Host, remembering: Podman) -> None:
     remembering.volume("one")
     remembering.secret("one")
