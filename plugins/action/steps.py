@@ -15,6 +15,7 @@ import contextlib
 import inspect
 import os
 import re
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from ansible.errors import AnsibleActionFail
@@ -23,6 +24,8 @@ from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.loader import action_loader
 from ansible.utils.display import Display
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, new_memory
+from ansible_collections.openshell.sandbox.plugins.module_utils.preflight import look_ahead
+from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNameError, SandboxNames
 from ansible_collections.openshell.sandbox.plugins.plugin_utils.here import COLLECTION, HereAction
 
 Json = Dict[str, Any]
@@ -65,8 +68,9 @@ class ActionModule(HereAction):
         look, go = (self._task.args.get(key) or [] for key in ("look", "go"))
         self.variables = self._role_variables([*look, *go], task_vars or {})
         self.variables["openshell_created"] = []
-        with self._alone():
+        with self._alone(), ThreadPoolExecutor(1) as pool:
             try:
+                self.ahead = self._look_ahead(pool)
                 self._judge_variables([*look, *go])
                 self._take(look)
                 went = self._holds(self._task.args.get("go_when", True))
@@ -83,6 +87,18 @@ class ActionModule(HereAction):
         if not self.is_here() or not NAME.fullmatch(name):
             return contextlib.nullcontext()
         return Podman().lock(f"sandbox-{name}")
+
+    def _look_ahead(self, pool: ThreadPoolExecutor) -> Future[None] | None:
+        """Ask Podman while the variables are judged. What goes wrong there, a step meets again and tells."""
+        if not self.is_here():
+            return None
+        keys = ("sandbox_name", "openshell_sandbox_id", EXECUTABLE)
+        name, sandbox_id, executable = (str(self._template(self.variables.get(key) or "")) for key in keys)
+        try:
+            names = SandboxNames.of(name, sandbox_id)
+        except SandboxNameError:
+            return None
+        return pool.submit(look_ahead, Podman(executable, memory=self.memory), names)
 
     def _failure(self, message: str, created: List[Json] | None) -> Json:
         """What failed; what this run had made is removed before anybody else has a turn."""
@@ -176,6 +192,8 @@ class ActionModule(HereAction):
             self.facts.update(facts)
 
     def _run_module(self, action: str, arguments: Json) -> Json:
+        if self.ahead is not None:
+            wait([self.ahead])
         name = action[len(COLLECTION) :]
         if not action_loader.has_plugin(action) or name in ("image", "base_image"):
             return self.module(name, arguments, self.variables)

@@ -173,15 +173,25 @@ def host_routes(path: str = "/proc/net/route") -> List[str]:
     return found
 
 
-def check_not_taken(podman: Podman, names: SandboxNames) -> None:
-    """Refuse a name that something which is not ours uses already; nothing of others is ever changed."""
-    containers, networks = [names.proxy, names.agent, *names.replaced], [names.network, BRIDGE_NETWORK]
+def inspected_names(names: SandboxNames) -> Tuple[List[str], List[str]]:
+    """Containers and networks that every run looks at first."""
+    return [names.proxy, names.agent, *names.replaced], [names.network, BRIDGE_NETWORK]
+
+
+def look_ahead(podman: Podman, names: SandboxNames) -> None:
+    """Ask Podman for what the first steps of a series need, all at once."""
+    containers, networks = inspected_names(names)
     podman.foresee(
         lambda: podman.containers(containers),
         lambda: podman.networks_of(networks),
         lambda: podman.volume(names.workspace_volume),
-        lambda: podman.secret(AUTHORITY_SECRET),  # needed by a later step
+        lambda: podman.secret(AUTHORITY_SECRET),
     )
+
+
+def check_not_taken(podman: Podman, names: SandboxNames) -> None:
+    """Refuse a name that something which is not ours uses already; nothing of others is ever changed."""
+    containers, networks = inspected_names(names)
     for found in podman.containers(containers):
         if not container_is_ours(found):
             raise Refused(

@@ -95,4 +95,4 @@ def test_variables_are_judged_before_anything_is_made(host: Host) -> None:
     assert found["failed"] is True
     assert "openshell_ready_timeout" in found["msg"]
     assert found["created"] == []
-    assert host.calls() == []
+    assert {call[1] for call in host.calls()} <= {"inspect", "ls"}  # looked at while they were judged
