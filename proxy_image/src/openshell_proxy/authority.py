@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import datetime
 import functools
+import ipaddress
 import os
 import re
 import ssl
 from collections import OrderedDict
 
-from openshell_proxy import certificate
-from openshell_proxy.libcrypto import Key, pem
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS = 3650
 LEAF_HOURS = 72
@@ -26,6 +29,8 @@ SLACK_HOURS = 24  # a client's clock may go behind ours, and a host's may be set
 CONTEXTS = 512
 _HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")  # how openssl-rehash(1) names a certificate
 
+SubjectKey = ec.EllipticCurvePrivateKey
+
 
 class AuthorityError(Exception):
     """The authority's file is missing or not what it must be; one sentence, never its content."""
@@ -33,10 +38,45 @@ class AuthorityError(Exception):
 
 def new_authority(name: str = "OpenShell Sandbox CA", days: int = AUTHORITY_DAYS) -> bytes:
     """Key and self-signed certificate of a new authority: one PEM text, EC P-256."""
-    key = Key.generate()
+    key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
-    valid = (now - datetime.timedelta(hours=SLACK_HOURS), now + datetime.timedelta(days=days))
-    return key.private() + pem("CERTIFICATE", certificate.authority(key, name, valid))
+    subject = x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "OpenShell")]
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=SLACK_HOURS))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(authority=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return _key_pem(key) + certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_usage(authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _key_pem(key: SubjectKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def names(server_name: str | None, host: str) -> bool:
@@ -47,22 +87,24 @@ def names(server_name: str | None, host: str) -> bool:
 class Authority:
     """Mints leaf certificates. One leaf key serves all hosts; contexts are kept for the hosts used last."""
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, pem: bytes) -> None:
         try:
-            key = Key.load(text.decode("ascii"))
-            own = ssl.PEM_cert_to_DER_cert(certificates(text.decode("ascii"))[0].strip())
-            issuer = key.issuer(own)
-        except (ValueError, IndexError):
+            key = serialization.load_pem_private_key(pem, None)
+            self.certificate = x509.load_pem_x509_certificate(pem)
+        except (ValueError, TypeError):
             raise AuthorityError("the authority's file does not hold a PEM key and certificate") from None
-        if key.kind != "EC":
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise AuthorityError("the authority's key is not an elliptic-curve key")
-        if issuer is None:
+        if key.public_key() != self.certificate.public_key():
             raise AuthorityError("the authority's key and certificate do not belong together")
-        self.certificate_pem = pem("CERTIFICATE", own)
-        self._key, self._issuer = key, issuer
-        leaf_key = Key.generate()
-        self._leaf_key_pem, self._leaf_public = leaf_key.private(), leaf_key.public()
+        self._key = key
+        self._leaf_key = ec.generate_private_key(ec.SECP256R1())
+        self._leaf_key_pem = _key_pem(self._leaf_key)
         self._contexts: OrderedDict[tuple[str, bool], tuple[datetime.datetime, ssl.SSLContext]] = OrderedDict()
+
+    @property
+    def certificate_pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def context(self, host: str, http2: bool = False) -> ssl.SSLContext:
         """A server context with a valid leaf for *host*, which must also be what the client's SNI says, if any.
@@ -97,15 +139,37 @@ class Authority:
         return context
 
     def _leaf(self, host: str, now: datetime.datetime) -> bytes:
-        valid = (now - datetime.timedelta(hours=SLACK_HOURS), now + datetime.timedelta(hours=LEAF_HOURS))
-        return pem("CERTIFICATE", certificate.leaf(host, self._leaf_public, valid, self._issuer, self._key))
+        try:
+            alternative: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
+        except ValueError:
+            alternative = x509.DNSName(host)
+        authority_id = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        public = self._leaf_key.public_key()
+        common_name = host if len(host) <= 64 else "leaf"  # RFC 5280: ub-common-name
+        leaf = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
+            .issuer_name(self.certificate.subject)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=SLACK_HOURS))
+            .not_valid_after(now + datetime.timedelta(hours=LEAF_HOURS))
+            .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(authority=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority_id), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return leaf.public_bytes(serialization.Encoding.PEM)
 
 
-def _load_chain(context: ssl.SSLContext, chain: bytes) -> None:
+def _load_chain(context: ssl.SSLContext, pem: bytes) -> None:
     """Load key and certificate from memory: ssl takes files only, and a key must not lie on a disk."""
     descriptor = os.memfd_create("leaf", os.MFD_CLOEXEC)
     try:
-        os.write(descriptor, chain)
+        os.write(descriptor, pem)
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)

@@ -52,7 +52,7 @@ def leaf(context: ssl.SSLContext, issuer: authority.Authority) -> x509.Certifica
             except ssl.SSLWantReadError:
                 continue
     found = x509.load_der_x509_certificate(mine.getpeercert(True) or b"")
-    assert found.issuer == x509.load_pem_x509_certificate(issuer.certificate_pem).subject
+    assert found.issuer == issuer.certificate.subject
     return found
 
 
@@ -79,5 +79,5 @@ def test_a_leaf_is_kept_as_long_as_it_is_good(clock: type[Clock]) -> None:
 
 
 def test_an_authority_is_valid_a_day_back(clock: type[Clock]) -> None:
-    made = x509.load_pem_x509_certificate(authority.Authority(authority.new_authority()).certificate_pem)
+    made = authority.Authority(authority.new_authority()).certificate
     assert made.not_valid_before_utc <= clock.moment - 24 * HOUR

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives import serialization
 from loopback import HOST, World, hello, rest
 from test_credentials import write_secrets
 
@@ -76,8 +77,10 @@ class Grpc:
         self.server = grpc.server(futures.ThreadPoolExecutor(4), handlers=(self.service,), options=OPTIONS)
         authority = world.origin_authority
         leaf = authority._leaf(HOST, datetime.datetime.now(datetime.UTC))
-        credentials = grpc.ssl_server_credentials([(authority._leaf_key_pem, leaf)])
-        self.port = self.server.add_secure_port("127.0.0.1:0", credentials)
+        key = authority._leaf_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        self.port = self.server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, leaf)]))
         self.server.start()
 
     def channel(self, port: int = 0) -> grpc.aio.Channel:

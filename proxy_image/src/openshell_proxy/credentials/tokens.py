@@ -19,7 +19,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 from urllib.parse import urlencode, urlsplit
 
-from openshell_proxy.libcrypto import Key
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.upstream import Origin
 
@@ -101,14 +103,14 @@ class Grant:
         claims = {"iss": account["client_email"], "aud": self.token_url, "iat": int(now), "exp": int(now) + 3600}
         claims |= {"scope": self.scope} if self.scope else {}
         signed = ".".join(_base64url(json.dumps(part).encode()) for part in (head, claims))
-        return f"{signed}.{_base64url(key.sign(signed.encode()))}"
+        return f"{signed}.{_base64url(key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
 
-def _account(secret: str) -> tuple[dict[str, Any], Key]:
+def _account(secret: str) -> tuple[dict[str, Any], rsa.RSAPrivateKey]:
     try:
         account = json.loads(secret)
-        key = Key.load(account["private_key"])
-        if not isinstance(account["client_email"], str) or key.kind != "RSA":
+        key = serialization.load_pem_private_key(account["private_key"].encode(), None)
+        if not isinstance(account["client_email"], str) or not isinstance(key, rsa.RSAPrivateKey):
             raise TypeError
     except (ValueError, TypeError, KeyError, AttributeError):
         raise GrantError("is not the key file (JSON) of a service account, with an RSA key") from None
