@@ -46,7 +46,7 @@ def fleet_report(variables: Mapping[str, Any], plan: Mapping[str, Any]) -> Dict[
     """See the documentation."""
     sandboxes, hosts, lines = {}, {}, []
     for sandbox, host in plan["aimed"].items():
-        outcome = variables[sandbox].get("openshell_fleet_outcome")
+        outcome = plan["problems"].get(sandbox) or variables[sandbox].get("openshell_fleet_outcome")
         if outcome is None:
             outcome = f"it was not reached: {host} does not answer"
             hosts[host] = "some of its sandboxes were not reached"

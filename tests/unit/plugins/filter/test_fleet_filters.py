@@ -113,15 +113,21 @@ def test_the_last_words() -> None:
         "a": {"openshell_fleet_outcome": ""},
         "b": {"openshell_fleet_outcome": "it\nfailed"},
         "c": {},
+        "d": {},
         "h1": {"openshell_fleet_outcome": "not pruned"},
         "h2": {},
     }
-    plan = {"aimed": {"a": "h1", "b": "h1", "c": "h2"}, "hosts": {"h1": [], "h2": []}}
+    plan = {
+        "aimed": {"a": "h1", "b": "h1", "c": "h2", "d": "h1"},
+        "hosts": {"h1": [], "h2": []},
+        "problems": {"d": "it cannot be meant"},
+    }
     report = fleet_report(variables, plan)
     assert report["text"].splitlines() == [
-        "Fleet: 3 sandboxes on 2 hosts: 1 as declared, 2 not",
+        "Fleet: 4 sandboxes on 2 hosts: 1 as declared, 3 not",
         "  b on h1: it failed",
         "  c on h2: it was not reached: h2 does not answer",
+        "  d on h1: it cannot be meant",
         "  h1: not pruned",
     ]
-    assert set(report["failures"]) == {"b", "c", "h1", "h2"}
+    assert set(report["failures"]) == {"b", "c", "d", "h1", "h2"}
