@@ -159,7 +159,9 @@ class ActionModule(HereAction):
         if judged.error_messages:
             hidden = judged._no_log_values
             raise StepFailed(remove_values({"msg": judged.error_messages[0]}, hidden))
-        if self._asks_for_trust():  # a text that came out of a template is none any more: steps need not render it again
+        if (
+            self._asks_for_trust()
+        ):  # a text that came out of a template is none any more: steps need not render it again
             self.variables.update(given)
 
     # -- the steps -------------------------------------------------------------------------------------------------
