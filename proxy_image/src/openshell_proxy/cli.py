@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openshell_proxy import __version__
 from openshell_proxy.authority import new_authority
@@ -30,13 +30,19 @@ from openshell_proxy.policy.model import Enforcement
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.settings import SettingsError, read_settings
 
+if TYPE_CHECKING:
+    import argparse
+
 REFUSED = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 done, 1 failed, 2 the input or what it asks for is refused."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
     try:
+        if words == ["serve"]:  # has no options: every sidecar would keep a parser that none of them needs again
+            return _serve()
+        options = _parser().parse_args(words)
         return int(options.run(options))
     except SettingsError as error:
         print(f"openshell-proxy: {error}", file=sys.stderr)
@@ -47,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser("openshell-proxy", description="The sidecar that is a sandbox's only way out.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -75,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(_options: argparse.Namespace) -> int:
+def _serve(_options: argparse.Namespace | None = None) -> int:
     from openshell_proxy.server import serve
 
     return serve(read_settings(os.environ))

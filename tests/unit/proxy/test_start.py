@@ -18,7 +18,7 @@ import pytest
 from loopback import HOST, SECONDS, World, hello, rest
 from openshell_proxy.authority import Authority, UpstreamTls, new_authority
 
-LATER = ("aiohttp", "difflib", "dns", "graphql", "h2", "http.client", "jmespath", "websockets")
+LATER = ("aiohttp", "argparse", "difflib", "dns", "graphql", "h2", "http.client", "jmespath", "websockets")
 
 
 def test_no_library_is_loaded_at_the_start_that_only_some_sandboxes_need() -> None:
