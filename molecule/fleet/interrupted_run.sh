@@ -6,8 +6,13 @@ cd "$(dirname "$0")/../.."
 inventory=$1 host=$2 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 ANSIBLE_FORCE_COLOR=0 ANSIBLE_NOCOLOR=1 ansible-playbook --forks 10 --inventory "$inventory" playbooks/fleet.yml >"$log" 2>&1 &
+
+at_work() { # a module runs there; output comes only when all steps of a sandbox are done
+    grep -q '^PLAY \[Bring every' "$log" && podman exec "openshell-testhost-$host" pgrep -x python3 >/dev/null
+}
+
 for ((tries = 0; tries < 1200; tries++)); do
-    sed -n '/^PLAY \[Bring every/,$p' "$log" | grep -q -- "-> $host" && break
+    at_work && break
     sleep 0.1
 done
 podman exec "openshell-testhost-$host" pkill sshd
