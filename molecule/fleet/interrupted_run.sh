@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run fleet.yml and end sshd of HOST as soon as the run has done something there. Usage: interrupted_run.sh INVENTORY HOST
+# Run fleet.yml and end sshd of HOST while a module of the run is at work there. Usage: interrupted_run.sh INVENTORY HOST
 # Prints the run's last words; its exit code is the run's, or 124 if that never came to HOST.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
