@@ -126,9 +126,8 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     wanted = module.params["subnet"]
     made = podman.network(names.network) is None
     if not module.check_mode:
-        with (
-            podman.lock(looks=["network"]) if made else contextlib.nullcontext()
-        ):  # the removal of the last sandbox takes it too
+        # The removal of the last sandbox takes the lock too; volumes tell which user ids others took meanwhile.
+        with podman.lock(looks=["network", "volume"]) if made else contextlib.nullcontext():
             made = podman.ensure_internal_network(names.network, names.labels(), wanted or None)
     known = not (made and module.check_mode)
     subnet = str(podman.network_subnet(names.network)) if known else wanted or UNKNOWN_SUBNET

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from ansible_collections.openshell.sandbox.plugins.module_utils import kept
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import new_module, run_here, run_module
-from ansible_collections.openshell.sandbox.plugins.module_utils.podman import new_memory
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, new_memory
+from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import LABEL_UID_BASE
 from ansible_collections.openshell.sandbox.plugins.modules import (
     host_preflight_info,
     internal_network,
@@ -71,6 +72,16 @@ def test_one_series_of_modules_asks_once(host: Host) -> None:
     for turn in range(2):
         assert run_here(internal_network.main, arguments, False, memory)["changed"] is False, turn
     assert len(host.calls("network inspect")) == 2  # one of them made it
+
+
+def test_user_ids_that_another_took_meanwhile_are_taken(host: Host) -> None:
+    arguments = {"executable": host.executable, "sandbox_name": "demo"}
+    first = run_here(internal_network.main, arguments, False, new_memory())["agent_uid_base"]
+    host.direct.remove_network("openshell-sbx-demo")
+    memory = new_memory()
+    Podman(host.executable, memory=memory).volume("any")  # an early look, before the other one made its workspace
+    host.direct.ensure_volume("openshell-workspace-other", {LABEL_UID_BASE: str(first)})
+    assert run_here(internal_network.main, arguments, False, memory)["agent_uid_base"] != first
 
 
 def test_what_podman_says_of_the_host_is_kept_for_every_module_of_a_later_series(
