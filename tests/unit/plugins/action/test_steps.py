@@ -50,11 +50,25 @@ def test_what_cannot_be_a_step_is_refused_and_not_left_out(task: dict[str, Any])
         action_of(task)
 
 
-def play(host: Host, *go: str, **variables: Any) -> Any:
+def test_nothing_is_installed_before_the_variables_are_judged() -> None:
+    judged, installed = yaml.safe_load((ROOT / "roles/sandbox/tasks/packages.yml").read_text())
+    assert judged["openshell.sandbox.steps"] == {"go": "{{ _openshell_look + _openshell_go }}", "go_when": False}
+    assert installed["ansible.builtin.include_role"] == {"name": "openshell.sandbox.host"}
+
+
+def test_steps_that_are_not_to_be_taken_are_judged(host: Host) -> None:
+    wanted = {"sandbox_name": "demo", "openshell_sandbox_id": "", "take": False}
+    steps = ["internal_network/main", "readiness_wait/main"]
+    assert play(host, *steps, **wanted)["changed"] is False
+    assert "openshell_ready_timeout" in play(host, *steps, **wanted, openshell_ready_timeout="soon")["msg"]
+    assert {call[1] for call in host.calls()} <= {"inspect", "ls"}
+
+
+def play(host: Host, *go: str, take: bool = True, **variables: Any) -> Any:
     """What the task registers, in a play of its own below the role sandbox."""
     out = host.directory / "result.json"
     tasks = [
-        {"openshell.sandbox.steps": {"go": list(go)}, "register": "found", "ignore_errors": True},
+        {"openshell.sandbox.steps": {"go": list(go), "go_when": take}, "register": "found", "ignore_errors": True},
         {"ansible.builtin.copy": {"content": "{{ found | to_json }}", "dest": str(out)}},
     ]
     mine = {"role_path": str(ROOT / "roles/sandbox"), "openshell_podman_executable": host.executable, **variables}
