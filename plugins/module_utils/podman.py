@@ -382,7 +382,7 @@ class Podman:
         address = container_networks(found).get(network)
         return address or None
 
-    def start(self, name: str, settle: float = 0.3) -> None:
+    def start(self, name: str, settle: float = 0.5) -> None:
         """Start a container and see that it stands for *settle* seconds.
 
         ``podman start`` succeeds when the init process stands, even if the command behind it does not exist. A
