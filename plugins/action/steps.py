@@ -12,6 +12,7 @@ of this collection or ``set_fact``, with ``when``, ``register`` and ``no_log``. 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
 import re
@@ -139,9 +140,10 @@ class ActionModule(HereAction):
         path = os.path.join(os.path.dirname(variables["role_path"]), role, file)
         if not os.path.exists(path):
             return None
-        more = {"trusted_as_template": True} if self._asks_for_trust() else {}
+        more = {"trusted_as_template": True} if self._asks_for_trust else {}
         return self._loader.load_from_file(path, unsafe=True, **more)  # "unsafe": no copy of what nobody changes
 
+    @functools.cached_property
     def _asks_for_trust(self) -> bool:
         """Whether this ansible-core (2.19 and newer) renders only what it was told to trust; a role's files are ours."""
         return "trusted_as_template" in inspect.signature(self._loader.load_from_file).parameters
@@ -159,10 +161,8 @@ class ActionModule(HereAction):
         if judged.error_messages:
             hidden = judged._no_log_values
             raise StepFailed(remove_values({"msg": judged.error_messages[0]}, hidden))
-        if (
-            self._asks_for_trust()
-        ):  # a text that came out of a template is none any more: steps need not render it again
-            self.variables.update(given)
+        if self._asks_for_trust:
+            self.variables.update(given)  # what came out of a template is none any more
 
     # -- the steps -------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class ActionModule(HereAction):
 
         Not before ansible-core 2.19, where a text that looks like a list becomes one on its way through a template.
         """
-        alone = ALONE.fullmatch(value) if isinstance(value, str) and self._asks_for_trust() else None
+        alone = ALONE.fullmatch(value) if isinstance(value, str) and self._asks_for_trust else None
         return self.variables.get(alone[1], value) if alone else value
 
     def _holds(self, condition: Any) -> bool:

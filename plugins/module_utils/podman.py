@@ -430,13 +430,15 @@ class Podman:
 
     def volume(self, name: str) -> Json | None:
         """The volume of exactly this name: ``podman volume inspect`` and ``rm`` take the beginning of one for it too."""
-        found: List[Json] = self.json(["volume", "ls", "--format", "json"])
-        return next((volume for volume in found if volume["Name"] == name), None)
+        return next((volume for volume in self._volumes() if volume["Name"] == name), None)
 
     def volumes(self, label: str) -> List[Json]:
         """Every volume that carries *label* (``key`` or ``key=value``)."""
+        return [volume for volume in self._volumes() if _carries(volume.get("Labels") or {}, label)]
+
+    def _volumes(self) -> List[Json]:
         found: List[Json] = self.json(["volume", "ls", "--format", "json"])
-        return [volume for volume in found if _carries(volume.get("Labels") or {}, label)]
+        return found
 
     def ensure_volume(self, name: str, labels: Mapping[str, str]) -> bool:
         """Create a named volume; True when it was made now. Idempotent."""
