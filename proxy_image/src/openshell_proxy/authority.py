@@ -2,81 +2,30 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The certificate authority that the agent trusts, and a TLS context for every host that it asks for.
-
-Profiles: RFC 5280; what Python 3.13's strict verification, Go, Java, OpenSSL and Node accept was measured.
-"""
+"""The certificate authority that the agent trusts, and a TLS context for every host that it asks for."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import functools
-import ipaddress
 import os
 import re
 import ssl
 from collections import OrderedDict
+from typing import TYPE_CHECKING, NoReturn
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+if TYPE_CHECKING:
+    from openshell_proxy.minting import Mint
 
-AUTHORITY_DAYS = 3650
 LEAF_HOURS = 72
 RENEW_HOURS = 24
-SLACK_HOURS = 24  # a client's clock may go behind ours, and a host's may be set back
 CONTEXTS = 512
 _HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")  # how openssl-rehash(1) names a certificate
-
-SubjectKey = ec.EllipticCurvePrivateKey
 
 
 class AuthorityError(Exception):
     """The authority's file is missing or not what it must be; one sentence, never its content."""
-
-
-def new_authority(name: str = "OpenShell Sandbox CA", days: int = AUTHORITY_DAYS) -> bytes:
-    """Key and self-signed certificate of a new authority: one PEM text, EC P-256."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
-    subject = x509.Name(
-        [x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "OpenShell")]
-    )
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=SLACK_HOURS))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(authority=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return _key_pem(key) + certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _key_usage(authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=authority,
-        crl_sign=authority,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _key_pem(key: SubjectKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
 
 
 def names(server_name: str | None, host: str) -> bool:
@@ -85,26 +34,35 @@ def names(server_name: str | None, host: str) -> bool:
 
 
 class Authority:
-    """Mints leaf certificates. One leaf key serves all hosts; contexts are kept for the hosts used last."""
+    """TLS contexts with leaf certificates of the authority that *pem* holds; kept for the hosts used last.
+
+    Nothing here says whether *pem* is any good: that is for :class:`Check`.
+    """
 
     def __init__(self, pem: bytes) -> None:
-        try:
-            key = serialization.load_pem_private_key(pem, None)
-            self.certificate = x509.load_pem_x509_certificate(pem)
-        except (ValueError, TypeError):
-            raise AuthorityError("the authority's file does not hold a PEM key and certificate") from None
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise AuthorityError("the authority's key is not an elliptic-curve key")
-        if key.public_key() != self.certificate.public_key():
-            raise AuthorityError("the authority's key and certificate do not belong together")
-        self._key = key
-        self._leaf_key = ec.generate_private_key(ec.SECP256R1())
-        self._leaf_key_pem = _key_pem(self._leaf_key)
+        self._pem = pem
+        self._mint: Mint | None = None
+        self._loading = asyncio.Lock()
         self._contexts: OrderedDict[tuple[str, bool], tuple[datetime.datetime, ssl.SSLContext]] = OrderedDict()
 
+    async def load(self) -> None:
+        """Have what makes certificates. Without it :meth:`context` would wait a tenth of a second for an import, and
+        every other connection with it: a thread gives way."""
+        if self._mint is None:
+            async with self._loading:
+                self._mint = self._mint or await asyncio.to_thread(self._new_mint)
+
+    def _new_mint(self) -> Mint:
+        from openshell_proxy.minting import Mint
+
+        return Mint(self._pem)
+
     @property
-    def certificate_pem(self) -> bytes:
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+    def mint(self) -> Mint:
+        """What makes its certificates."""
+        if self._mint is None:
+            self._mint = self._new_mint()
+        return self._mint
 
     def context(self, host: str, http2: bool = False) -> ssl.SSLContext:
         """A server context with a valid leaf for *host*, which must also be what the client's SNI says, if any.
@@ -130,7 +88,7 @@ class Authority:
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.num_tickets = 1  # a client that comes back is given a new one; a second would cost every handshake
         context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1", "h2"])
-        _load_chain(context, self._leaf_key_pem + self._leaf(host, now))
+        _load_chain(context, self.mint.leaf(host, now))
 
         def named(_socket: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext) -> int | None:
             return None if names(name, host) else int(ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
@@ -138,31 +96,45 @@ class Authority:
         context.sni_callback = named
         return context
 
-    def _leaf(self, host: str, now: datetime.datetime) -> bytes:
-        try:
-            alternative: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
-        except ValueError:
-            alternative = x509.DNSName(host)
-        authority_id = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        public = self._leaf_key.public_key()
-        common_name = host if len(host) <= 64 else "leaf"  # RFC 5280: ub-common-name
-        leaf = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
-            .issuer_name(self.certificate.subject)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=SLACK_HOURS))
-            .not_valid_after(now + datetime.timedelta(hours=LEAF_HOURS))
-            .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(authority=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority_id), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-        return leaf.public_bytes(serialization.Encoding.PEM)
+
+class Check:
+    """Whether *pem* holds an authority, found out by a child process.
+
+    What can tell is the library that makes certificates. It brings an OpenSSL of its own, about 10 MiB with it, which a
+    sidecar that opens no TLS does not need again: they go with the child, and it works while the configuration is read.
+    """
+
+    def __init__(self, pem: bytes) -> None:
+        self._answer, answering = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            _judge(pem, answering)
+        os.close(answering)
+
+    def certificate(self) -> bytes:
+        """The authority's certificate in PEM. Raises :class:`AuthorityError`."""
+        with open(self._answer, "rb") as pipe:
+            answer = pipe.read()
+        _, status = os.waitpid(self._child, 0)
+        if status != 0:
+            raise AuthorityError(answer.decode() or "what judges the authority's file was killed")
+        return answer
+
+
+def _judge(pem: bytes, answering: int) -> NoReturn:
+    """In the child: answer, and end without anything of what the parent does at its end."""
+    status = 1
+    try:
+        from openshell_proxy.minting import Mint
+
+        os.write(answering, Mint(pem).certificate_pem)
+        status = 0
+    except AuthorityError as error:
+        os.write(answering, str(error).encode())
+    except Exception as error:  # a fault of ours, or of the library
+        os.write(answering, f"the authority's file cannot be judged ({type(error).__name__})".encode())
+    finally:
+        os._exit(status)
 
 
 def _load_chain(context: ssl.SSLContext, pem: bytes) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openshell_proxy import __version__
-from openshell_proxy.authority import new_authority
 from openshell_proxy.entrances.authority_form import parse_proxy_uri
 from openshell_proxy.policy import (
     Intent,
@@ -175,6 +174,8 @@ def _intent(policy: Policy, method: str, url: str) -> Intent:
 
 
 def _authority(_options: argparse.Namespace) -> int:
+    from openshell_proxy.minting import new_authority
+
     sys.stdout.write(new_authority().decode("ascii"))
     return 0
 

@@ -21,7 +21,7 @@ import uvloop
 
 from openshell_proxy import __version__
 from openshell_proxy.audit import Audit
-from openshell_proxy.authority import Authority, AuthorityError
+from openshell_proxy.authority import Authority, AuthorityError, Check
 from openshell_proxy.configuration import Configuration, write_atomically
 from openshell_proxy.control import Control
 from openshell_proxy.destination import Guard, connected_networks
@@ -56,9 +56,11 @@ class Sidecar:
         self.ready_file = settings.tls_dir / ".ready"
         self.ready_file.unlink(missing_ok=True)  # one from before a crash or a reboot must not count
         try:
-            self.authority = Authority(settings.authority.read_bytes())
-        except (OSError, AuthorityError) as error:
-            raise StartError(f"no certificate authority: {getattr(error, 'strerror', None) or error}") from None
+            pem = settings.authority.read_bytes()
+            self._check = Check(pem)
+        except OSError as error:
+            raise StartError(f"no certificate authority: {error.strerror}") from None
+        self.authority = Authority(pem)
         self.configuration = Configuration(settings)
         file = settings.audit_file if settings.audit_file.parent.is_dir() else None
         self.audit = Audit(settings.sandbox, file, stdout)
@@ -85,6 +87,10 @@ class Sidecar:
     async def start(self) -> None:
         """Bind everything, then say so. Raises :class:`StartError`."""
         pipeline, settings = self.pipeline, self.settings
+        try:
+            certificate = self._check.certificate()
+        except AuthorityError as error:
+            raise StartError(f"no certificate authority: {error}") from None
         serves = (
             (proxy_port(pipeline, self.authority), True),
             (lambda sock: gateway_forward.serve(pipeline, sock, settings.gateway), False),
@@ -105,11 +111,10 @@ class Sidecar:
             listener.begin()
         watches = (pipeline.under_way.watch(), self.memory.watch())
         self.watchers += [asyncio.get_running_loop().create_task(watch) for watch in watches]
-        self._publish()
+        self._publish(certificate)
         self.audit.lifecycle("started", **self.configuration.report())
 
-    def _publish(self) -> None:
-        certificate = self.authority.certificate_pem
+    def _publish(self, certificate: bytes) -> None:
         write_atomically(self.settings.tls_dir / "ca.pem", certificate.decode("ascii"))
         write_atomically(self.settings.tls_dir / "ca-bundle.pem", self.configuration.trust_bundle(certificate))
         write_atomically(self.ready_file, self.configuration.sentinel())

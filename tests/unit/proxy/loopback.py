@@ -19,8 +19,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from openshell_proxy.authority import Authority, new_authority
+from openshell_proxy.authority import Authority
 from openshell_proxy.destination import Guard
+from openshell_proxy.minting import new_authority
 from openshell_proxy.policy import Decision, Intent
 from openshell_proxy.resolver import Resolver
 from openshell_proxy.server import Sidecar
@@ -171,7 +172,7 @@ class World:
         for name in ("tls", "run", "state/config", "state/log"):
             (directory / name).mkdir(parents=True)
         (directory / "authority.pem").write_bytes(new_authority())
-        (directory / "state/config/upstream-ca.pem").write_bytes(self.origin_authority.certificate_pem)
+        (directory / "state/config/upstream-ca.pem").write_bytes(self.origin_authority.mint.certificate_pem)
 
     def settings(self, **changes: Any) -> Settings:
         settings = Settings(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from openshell_proxy import authority
+from openshell_proxy import authority, minting
 
 HOUR = datetime.timedelta(hours=1)
 
@@ -32,6 +32,7 @@ class Clock(datetime.datetime):
 def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
     real = types.SimpleNamespace(datetime=Clock, timedelta=datetime.timedelta, UTC=datetime.UTC)
     monkeypatch.setattr(authority, "datetime", real)
+    monkeypatch.setattr(minting, "datetime", real)
     monkeypatch.setattr(Clock, "moment", Clock.moment)
     return Clock
 
@@ -52,13 +53,13 @@ def leaf(context: ssl.SSLContext, issuer: authority.Authority) -> x509.Certifica
             except ssl.SSLWantReadError:
                 continue
     found = x509.load_der_x509_certificate(mine.getpeercert(True) or b"")
-    assert found.issuer == issuer.certificate.subject
+    assert found.issuer == issuer.mint.certificate.subject
     return found
 
 
 @pytest.mark.parametrize("hours", [0, 1, 47, 49, 100, 24 * 365, -1, -23, -25, -100], ids=str)
 def test_a_leaf_is_valid_whatever_the_clock_was_set_to(clock: type[Clock], hours: int) -> None:
-    issuer = authority.Authority(authority.new_authority())
+    issuer = authority.Authority(minting.new_authority())
     issuer.context("a.example")
     clock.moment += hours * HOUR
     found = leaf(issuer.context("a.example"), issuer)
@@ -67,7 +68,7 @@ def test_a_leaf_is_valid_whatever_the_clock_was_set_to(clock: type[Clock], hours
 
 
 def test_a_leaf_is_kept_as_long_as_it_is_good(clock: type[Clock]) -> None:
-    issuer = authority.Authority(authority.new_authority())
+    issuer = authority.Authority(minting.new_authority())
     first = issuer.context("a.example")
     clock.moment += 47 * HOUR
     assert issuer.context("a.example") is first
@@ -79,5 +80,5 @@ def test_a_leaf_is_kept_as_long_as_it_is_good(clock: type[Clock]) -> None:
 
 
 def test_an_authority_is_valid_a_day_back(clock: type[Clock]) -> None:
-    made = authority.Authority(authority.new_authority()).certificate
+    made = minting.Mint(minting.new_authority()).certificate
     assert made.not_valid_before_utc <= clock.moment - 24 * HOUR

@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives import serialization
 from loopback import HOST, World, hello, rest
 from test_credentials import write_secrets
 
@@ -75,12 +74,8 @@ class Grpc:
         self.world = world
         self.service = Service()
         self.server = grpc.server(futures.ThreadPoolExecutor(4), handlers=(self.service,), options=OPTIONS)
-        authority = world.origin_authority
-        leaf = authority._leaf(HOST, datetime.datetime.now(datetime.UTC))
-        key = authority._leaf_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        self.port = self.server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, leaf)]))
+        pem = world.origin_authority.mint.leaf(HOST, datetime.datetime.now(datetime.UTC))
+        self.port = self.server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pem, pem)]))
         self.server.start()
 
     def channel(self, port: int = 0) -> grpc.aio.Channel:
@@ -91,7 +86,7 @@ class Grpc:
         return grpc.aio.secure_channel(f"{HOST}:{port or self.port}", trust, options=options)
 
     def direct(self) -> grpc.aio.Channel:
-        trust = grpc.ssl_channel_credentials(self.world.origin_authority.certificate_pem)
+        trust = grpc.ssl_channel_credentials(self.world.origin_authority.mint.certificate_pem)
         options = [*OPTIONS, ("grpc.ssl_target_name_override", HOST), ("grpc.enable_http_proxy", 0)]
         return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", trust, options=options)
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import dns.message
 import pytest
-from openshell_proxy.authority import new_authority
 from openshell_proxy.memory import DIRE
+from openshell_proxy.minting import new_authority
 
 ADDRESS = f"127.77.{os.getpid() // 256 % 256}.{os.getpid() % 256}"  # another one for a run beside this one
 PORTS = (3128, 8081, 10080, 10443, 10053)
@@ -31,7 +31,10 @@ import dataclasses, os, pathlib, sys
 from openshell_proxy.server import serve
 from openshell_proxy.settings import read_settings
 cgroup = pathlib.Path(os.environ["CGROUP"])
-sys.exit(serve(dataclasses.replace(read_settings(os.environ), cgroup=cgroup), {PORTS}))
+code = serve(dataclasses.replace(read_settings(os.environ), cgroup=cgroup), {PORTS})
+if "TELL" in os.environ:
+    print("cryptography:", "cryptography" in sys.modules, file=sys.stderr)
+sys.exit(code)
 """
 SERVING = [sys.executable, "-c", SERVE]
 POLICY = {"version": 1, "network_policies": {"a": {"endpoints": [{"host": "a.test", "port": 443}]}}}
@@ -207,6 +210,18 @@ def test_an_environment_that_cannot_be_served_is_one_sentence(process: Process, 
     assert done.stderr.count("\n") == 1
     assert name in done.stderr or "authority" in done.stderr
     assert not process.ready.exists()
+
+
+def test_one_that_opens_no_tls_never_has_what_makes_certificates(process: Process) -> None:
+    process.environ["TELL"] = ""
+    process.start()
+    assert process.running is not None
+    children = Path(f"/proc/{process.running.pid}/task/{process.running.pid}/children")
+    assert children.read_text() == ""  # nor the one that judged the authority's file with it
+    with socket.create_connection((ADDRESS, PORTS[0]), 5) as client:
+        client.sendall(b"CONNECT b.test:443 HTTP/1.1\r\nHost: b.test:443\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 403 ")
+    assert process.end()[2].split() == ["cryptography:", "False"]
 
 
 def test_its_memory_is_shown_to_nobody(process: Process) -> None:

@@ -16,9 +16,21 @@ from pathlib import Path
 
 import pytest
 from loopback import HOST, SECONDS, World, hello, rest
-from openshell_proxy.authority import Authority, UpstreamTls, new_authority
+from openshell_proxy.authority import Authority, UpstreamTls
+from openshell_proxy.minting import new_authority
 
-LATER = ("aiohttp", "argparse", "difflib", "dns", "graphql", "h2", "http.client", "jmespath", "websockets")
+LATER = (
+    "aiohttp",
+    "argparse",
+    "cryptography",
+    "difflib",
+    "dns",
+    "graphql",
+    "h2",
+    "http.client",
+    "jmespath",
+    "websockets",
+)
 
 
 def test_no_library_is_loaded_at_the_start_that_only_some_sandboxes_need() -> None:
@@ -89,7 +101,7 @@ async def test_system_roots_are_read_one_by_one_when_they_are_needed(
     roots = tmp_path / "roots"
     roots.mkdir()
     other = Authority(new_authority("another"))
-    hashed(roots, (world.origin_authority if trusted else other).certificate_pem)
+    hashed(roots, (world.origin_authority if trusted else other).mint.certificate_pem)
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
     paths = ssl.get_default_verify_paths()._replace(capath=str(roots))
@@ -107,7 +119,7 @@ def test_a_directory_of_roots_without_hashes_is_not_all_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "bundle.pem"
-    bundle.write_bytes(Authority(new_authority("system")).certificate_pem)
+    bundle.write_bytes(Authority(new_authority("system")).mint.certificate_pem)
     (tmp_path / "README").touch()
     paths = ssl.get_default_verify_paths()
     monkeypatch.setenv(paths.openssl_cafile_env, str(bundle))

@@ -97,7 +97,7 @@ async def test_each_request_is_judged(world: World) -> None:
 async def test_tls_skip_shows_the_client_the_origins_own_certificate(world: World) -> None:
     there = await world.origin(hello, tls=True, address=THERE)
     await https(world, {"host": HOST, "port": there.port, "tls": "skip"}, port=there.port)
-    (world.directory / "origin-ca.pem").write_bytes(world.origin_authority.certificate_pem)
+    (world.directory / "origin-ca.pem").write_bytes(world.origin_authority.mint.certificate_pem)
     pinned = ssl.create_default_context(cafile=world.directory / "origin-ca.pem")
     client = await secured(world, context=pinned)
     await client.send(get("any.host", "/pinned"))

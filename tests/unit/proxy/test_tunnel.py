@@ -195,7 +195,7 @@ async def test_tls_skip_shows_the_client_the_origins_own_certificate(world: Worl
     there = await world.origin(hello, tls=True)
     await world.start({"host": HOST, "port": there.port, "tls": "skip"})
     client = await world.tunnel(there.port, tls=False)
-    (world.directory / "origin-ca.pem").write_bytes(world.origin_authority.certificate_pem)
+    (world.directory / "origin-ca.pem").write_bytes(world.origin_authority.mint.certificate_pem)
     await client.start_tls(ssl.create_default_context(cafile=world.directory / "origin-ca.pem"), HOST)
     await client.send(get("any.host", "/pinned"))
     assert (await client.response()).body == b"GET /pinned HTTP/1.1|"

@@ -16,14 +16,14 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode, urlsplit
-
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.upstream import Origin
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 EARLY_SECONDS = 300.0  # a token is renewed so long before it expires, or at half of its life where that is short
 DEFAULT_LIFE = 3600.0
@@ -96,6 +96,9 @@ class Grant:
 
     def _assertion(self, now: float) -> str:
         """A signed claim to be the service account (RFC 7523, 2.1)."""
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import padding
+
         account, key = _account(self.secret)
         head = {"alg": "RS256", "typ": "JWT"} | (
             {"kid": account["private_key_id"]} if "private_key_id" in account else {}
@@ -106,7 +109,11 @@ class Grant:
         return f"{signed}.{_base64url(key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
 
-def _account(secret: str) -> tuple[dict[str, Any], rsa.RSAPrivateKey]:
+def _account(secret: str) -> tuple[dict[str, Any], RSAPrivateKey]:
+    """The library is imported here, for sandboxes with such a secret only: it brings 10 MiB with it."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
     try:
         account = json.loads(secret)
         key = serialization.load_pem_private_key(account["private_key"].encode(), None)

@@ -169,6 +169,7 @@ class Tunnel:
         try:
             if tls:
                 http2 = bool(addresses) and await self._speaks_http2(origin, addresses)
+                await self.authority.load()
                 context = self.authority.context(host, http2)
                 await loop.connect_accepted_socket(
                     lambda: client, self.sock, ssl=context, ssl_handshake_timeout=limits.handshake
