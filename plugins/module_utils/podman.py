@@ -53,6 +53,7 @@ REPEATABLE = (
 )
 
 INFO = ("info", "--format", "json")
+VOLUMES = ("volume", "ls", "--format", "json")
 KINDS = ("container", "network", "volume", "secret", "image")
 LONG = ("build", "pull", "run", "exec", "import", "save", "load")
 READING = (*LISTINGS, ("info",), ("logs",), *((kind, "inspect") for kind in KINDS))
@@ -437,15 +438,29 @@ class Podman:
         return [volume for volume in self._volumes() if _carries(volume.get("Labels") or {}, label)]
 
     def _volumes(self) -> List[Json]:
-        found: List[Json] = self.json(["volume", "ls", "--format", "json"])
+        found: List[Json] = self.json(VOLUMES)
         return found
 
+    def volume_path(self, name: str) -> str:
+        """The directory on this host that is the volume's content; "" when there is no such volume."""
+        found = self.volume(name)
+        if found is not None and "Mountpoint" not in found:  # see ensure_volume
+            self.look_again("volume")
+            found = self.volume(name)
+        return str(found["Mountpoint"]) if found is not None else ""
+
     def ensure_volume(self, name: str, labels: Mapping[str, str]) -> bool:
-        """Create a named volume; True when it was made now. Idempotent."""
+        """Create a named volume; True when it was made now. Idempotent.
+
+        What was known of the others is known still, and of the new one its name and labels: a sandbox has three.
+        """
+        known = ((self.memory or {}).get("volume") or {}).get(" ".join(VOLUMES))
         command = ["volume", "create", *_label_args(labels), name]
         result = self.run(command, check=False, unmade=lambda: self.volume(name) is None)
         if result.rc != 0 and self.volume(name) is None:
             raise PodmanError("volume create", result.rc, result.stderr)
+        if result.rc == 0 and self.memory is not None and known is not None:
+            self.memory["volume"][" ".join(VOLUMES)] = [*known, {"Name": name, "Labels": dict(labels)}]
         return result.rc == 0
 
     def remove_volume(self, name: str) -> bool:

@@ -26,8 +26,7 @@ class NotReady(Exception):
 
 def volume_path(podman: Podman, volume: str) -> str:
     """The directory on this host that is the volume's content."""
-    found = podman.volume(volume)
-    return str(found["Mountpoint"]) if found else ""
+    return podman.volume_path(volume)
 
 
 def process_started_ticks(pid: int) -> int | None:

@@ -134,7 +134,7 @@ def test_creations_of_several_names_do_not_meet() -> None:
     with ThreadPoolExecutor(len(names)) as pool:
         ended = list(pool.map(lambda name: playbook("create_sandbox", sandbox_name=name), names))
         try:
-            assert [one.returncode for one in ended] == [0] * len(names), [one.stdout[-1500:] for one in ended]
+            assert [one.stdout[-1500:] for one in ended if one.returncode] == []
             subnets = {
                 podman("inspect", "-f", "{{json .NetworkSettings.Networks}}", f"openshell-agent-{one}").stdout
                 for one in names

@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sys
 import time
 from typing import Any, Dict, List, Tuple
@@ -254,7 +255,8 @@ class FakePodman:
             self.state["volumes"][names[0]] = {"Name": names[0], "Mountpoint": mountpoint, "Labels": labels}
         else:
             known = [name for name in self.state["volumes"] if name.startswith(names[0])]  # as Podman 4.3.1 does
-            del self.state["volumes"][known[0] if len(known) == 1 else self.get("volume", names[0])["Name"]]
+            gone = self.state["volumes"].pop(known[0] if len(known) == 1 else self.get("volume", names[0])["Name"])
+            shutil.rmtree(gone["Mountpoint"], ignore_errors=True)
         return names[0]
 
     def secret_command(self, command: str, names: List[str], flags: Dict[str, List[str]]) -> str:

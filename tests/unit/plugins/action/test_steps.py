@@ -100,7 +100,10 @@ def test_a_failure_names_its_step_and_what_was_made(host: Host) -> None:
     assert found["failed"] is True
     assert found["step"] == "Authority: have a certificate authority"
     assert "out of order" in found["msg"]
-    assert found["created"] == [{"kind": "network", "name": "openshell-sbx-demo"}]
+    assert found["created"] == [
+        {"kind": "network", "name": "openshell-sbx-demo"},
+        {"kind": "volume", "name": "openshell-workspace-demo"},
+    ]
 
 
 def test_variables_are_judged_before_anything_is_made(host: Host) -> None:

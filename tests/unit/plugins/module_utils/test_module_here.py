@@ -32,6 +32,7 @@ def test_the_result_is_that_of_a_process(host: Host, check: bool) -> None:
     mine = here(internal_network.main, check=check, **wanted)
     if not check:
         host.direct.remove_network("openshell-sbx-demo")
+        host.direct.remove_volume("openshell-workspace-demo")
     theirs = host.module("internal_network", check=check, sandbox_name="demo")
     assert mine == {key: value for key, value in theirs.items() if key != "invocation"}
     assert (host.podman.network("openshell-sbx-demo") is None) == check
@@ -67,6 +68,7 @@ def test_what_is_secret_is_cut_out_of_the_result() -> None:
 
 def test_one_series_of_modules_asks_once(host: Host) -> None:
     host.direct.ensure_internal_network("openshell-sbx-demo", {"openshell.managed": "true"})
+    host.direct.ensure_volume("openshell-workspace-demo", {"openshell.managed": "true", LABEL_UID_BASE: "2200000000"})
     memory = new_memory()
     arguments = {"executable": host.executable, "sandbox_name": "demo"}
     for turn in range(2):
@@ -78,6 +80,7 @@ def test_user_ids_that_another_took_meanwhile_are_taken(host: Host) -> None:
     arguments = {"executable": host.executable, "sandbox_name": "demo"}
     first = run_here(internal_network.main, arguments, False, new_memory())["agent_uid_base"]
     host.direct.remove_network("openshell-sbx-demo")
+    host.direct.remove_volume("openshell-workspace-demo")
     memory = new_memory()
     Podman(host.executable, memory=memory).volume("any")  # an early look, before the other one made its workspace
     host.direct.ensure_volume("openshell-workspace-other", {LABEL_UID_BASE: str(first)})

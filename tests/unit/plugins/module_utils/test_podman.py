@@ -556,6 +556,20 @@ def test_what_a_command_changes_is_asked_for_again(host: Host, remembering: Podm
     assert (asked(host, f"{kind} inspect"), asked(host, "volume ls")) == (looks[0] + 1, looks[1])
 
 
+def test_a_volume_that_it_made_is_known_but_for_where_it_lies(host: Host, remembering: Podman) -> None:
+    remembering.volume("one")
+    before = asked(host, "volume ls")
+    assert remembering.ensure_volume("new", {"openshell.managed": "true"}) is True
+    assert [found["Name"] for found in remembering.volumes("openshell.managed=true")][-1] == "new"
+    assert remembering.volume("one") is not None
+    assert asked(host, "volume ls") == before
+    assert remembering.volume_path("new") == host.state["volumes"]["new"]["Mountpoint"]
+    assert remembering.volume_path("absent") == ""
+    assert asked(host, "volume ls") == before + 1
+    assert remembering.ensure_volume("new", {}) is False
+    assert len([one for one in remembering.volumes("openshell.managed") if one["Name"] == "new"]) == 1
+
+
 def test_a_command_that_nobody_knows_may_have_changed_everything(host: Host, remembering: Podman) -> None:
     remembering.volume("one")
     remembering.secret("one")
