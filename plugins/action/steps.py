@@ -62,25 +62,30 @@ class ActionModule(HereAction):
 
     def run(self, tmp: str | None = None, task_vars: Json | None = None) -> Json:
         result: Json = super().run(tmp, task_vars)
-        self.memory = new_memory()
+        args = self._task.args
+        look, go = (args.get(key) or [] for key in ("look", "go"))
+        return {**result, **self.series(task_vars or {}, look, go, args.get("go_when", True))}
+
+    def series(self, variables: Json, look: Sequence[str], go: Sequence[str], go_when: Any) -> Json:
+        """The steps *look* and, where *go_when* holds after them, *go*, with *variables*; what came of them."""
+        self.memory = self.memory or new_memory()
         self.step = "Sandbox: judge the variables"
         self.facts: Json = {}
         self.outcomes: List[Tuple[str, Json]] = []
-        look, go = (self._task.args.get(key) or [] for key in ("look", "go"))
-        self.variables = self._role_variables([*look, *go], task_vars or {})
+        self.variables = self._role_variables([*look, *go], variables)
         self.variables["openshell_created"] = []
         with self._alone(), ThreadPoolExecutor(1) as pool:
             try:
                 self.ahead = self._look_ahead(pool)
                 self._judge_variables([*look, *go])
                 self._take(look)
-                went = self._holds(self._task.args.get("go_when", True))
+                went = self._holds(go_when)
                 self._take(go if went else [])
             except StepFailed as failed:
-                return {**result, **self._failure(str(failed), failed.result.get("created"))}
+                return self._failure(str(failed), failed.result.get("created"))
             except Exception as error:  # a template for example; what was made must go whatever it is
-                return {**result, **self._failure(str(error), [])}
-        return {**result, **self._summary(), "went": went}
+                return self._failure(str(error), [])
+        return {**self._summary(), "went": went}
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Two runs for one sandbox come one after the other, where both are of this machine."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 DOCUMENTATION = r"""
@@ -32,7 +33,7 @@ options:
     elements: str
     required: true
   aimed:
-    description: The hosts that the run is limited to. A sandbox counts when it or its host is among them.
+    description: The hosts that the run is limited to.
     type: list
     elements: str
     required: true
@@ -50,7 +51,10 @@ _value:
   description:
     - C(hosts), host to the names that its sandboxes shall have; all of the inventory, whatever the run is limited to.
     - C(aimed), inventory name of each sandbox that this run is about to its host.
+    - C(beyond), inventory names of sandboxes that it is not about, although it is about their host.
     - C(first), host to the first of those on it, which speaks for the host.
+    - C(looks), some of those on each host, as many as the controller has processors, to the sandboxes of the same host that
+      it looks at; C(first) is one of them.
     - C(problems), inventory name to a sentence.
     - C(own_agent_images), whether each of those that this run is about has an image of its own.
   type: dict
@@ -63,7 +67,7 @@ def fleet_plan(
     """See the documentation."""
     found = {one: _read(variables, one) for one in members}
     problems = {one: read[2] for one, read in found.items() if read[2]}
-    chosen = {one: read[1] for one, read in found.items() if one in aimed or read[1] in aimed}
+    chosen = {one: read[1] for one, read in found.items() if one in aimed}
     hosts: Dict[str, List[str]] = {host: [] for host in more_hosts}
     for one, (name, host, problem) in found.items():
         if problem:
@@ -74,17 +78,24 @@ def fleet_plan(
                 f"{one} and {', '.join(twins)} are both the sandbox {name} on {host}; give one a sandbox_name of its own"
             )
         hosts.setdefault(host, []).append(name)
-    first: Dict[str, str] = {}
+    there: Dict[str, List[str]] = {}
     for one, host in chosen.items():
         if one not in problems:
-            first.setdefault(host, one)
+            there.setdefault(host, []).append(one)
     return {
         "hosts": hosts,
         "aimed": chosen,
-        "first": first,
+        "first": {host: those[0] for host, those in there.items()},
+        "looks": {looker: share for those in there.values() for looker, share in _shares(those, os.cpu_count() or 1)},
+        "beyond": [one for one, read in found.items() if one not in aimed and read[1] in aimed],
         "problems": problems,
         "own_agent_images": all(variables[one].get("openshell_image") for one in chosen if one not in problems),
     }
+
+
+def _shares(members: Sequence[str], count: int) -> List[Tuple[str, List[str]]]:
+    """*members* dealt out to the first *count* of them."""
+    return [(member, list(members[at::count])) for at, member in enumerate(members[:count])]
 
 
 def _read(variables: Mapping[str, Any], member: str) -> Tuple[str, str, str]:

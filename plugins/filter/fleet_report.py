@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Dict, Mapping, Sequence
 
 DOCUMENTATION = r"""
 name: fleet_report
@@ -14,7 +14,7 @@ short_description: The last words of a run over a fleet
 version_added: 0.1.0
 description:
   - Counts the sandboxes that are as they are declared, and says of each other one, in a line, why it is not.
-positional: _input, plan
+positional: _input, plan, as_declared
 options:
   _input:
     description: Variables of all hosts, C(hostvars). A sandbox without C(openshell_fleet_outcome) did not come to an end.
@@ -24,13 +24,18 @@ options:
     description: What P(openshell.sandbox.fleet_plan#filter) gave.
     type: dict
     required: true
+  as_declared:
+    description: Sandboxes that were found to be as they are declared, and to which nothing more was done.
+    type: list
+    elements: str
+    required: true
 author:
   - The openshell.sandbox contributors (@openshell)
 """
 
 EXAMPLES = r"""
 - openshell.sandbox.report:
-    text: "{{ (hostvars | openshell.sandbox.fleet_report(plan)).text }}"
+    text: "{{ (hostvars | openshell.sandbox.fleet_report(plan, [])).text }}"
 """
 
 RETURN = r"""
@@ -42,10 +47,12 @@ _value:
 """
 
 
-def fleet_report(variables: Mapping[str, Any], plan: Mapping[str, Any]) -> Dict[str, Any]:
+def fleet_report(variables: Mapping[str, Any], plan: Mapping[str, Any], as_declared: Sequence[str]) -> Dict[str, Any]:
     """See the documentation."""
     sandboxes, hosts, lines = {}, {}, []
     for sandbox, host in plan["aimed"].items():
+        if sandbox in as_declared:
+            continue
         outcome = plan["problems"].get(sandbox) or variables[sandbox].get("openshell_fleet_outcome")
         if outcome is None:
             outcome = f"it was not reached: {host} does not answer"

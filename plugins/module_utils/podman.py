@@ -498,13 +498,20 @@ class Podman:
 
     def image_ids(self, references: Sequence[str]) -> Dict[str, str]:
         """Reference → id of a local image, "" for one that is not there; one podman call where all are."""
-        command = ["image", "inspect", "--format", "{{.Id}}", *references]
-        result = self.run(command, check=False)
+        known = {} if self.memory is None else self.memory["image"]
+        unknown = [one for one in references if one not in known]
+        found = {**known, **(self._image_ids_now(unknown) if unknown else {})}
+        if self.memory is not None:
+            self.memory["image"].update({one: found[one] for one in unknown})
+        return {one: found[one] for one in references}
+
+    def _image_ids_now(self, references: Sequence[str]) -> Dict[str, str]:
+        result = self.run(["image", "inspect", "--format", "{{.Id}}", *references], check=False)
         if result.rc == 0:
             return dict(zip(references, result.stdout.split()))  # noqa: B905 (Python 3.9 has no strict)
         if len(references) == 1:
             return {references[0]: ""}
-        return {one: self.image_ids([one])[one] for one in references}
+        return {one: self._image_ids_now([one])[one] for one in references}
 
     def images(self) -> List[Json]:
         """Every image that has a name, and every one that lost its name; not the layers between."""

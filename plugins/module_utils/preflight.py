@@ -24,6 +24,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import (
     AUTHORITY_SECRET,
     BRIDGE_NETWORK,
+    LABEL_MANAGED,
     SandboxNames,
     is_ours,
 )
@@ -178,13 +179,15 @@ def inspected_names(names: SandboxNames) -> Tuple[List[str], List[str]]:
     return [names.proxy, names.agent, *names.replaced], [names.network, BRIDGE_NETWORK]
 
 
-def look_ahead(podman: Podman, names: SandboxNames) -> None:
+def look_ahead(podman: Podman, *sandboxes: SandboxNames) -> None:
     """Ask Podman for what the first steps of a series need, all at once."""
-    containers, networks = inspected_names(names)
+    wanted = [inspected_names(names) for names in sandboxes]
+    containers = [name for one in wanted for name in one[0]]
+    networks = list(dict.fromkeys(name for one in wanted for name in one[1]))
     podman.foresee(
         lambda: podman.containers(containers),
         lambda: podman.networks_of(networks),
-        lambda: podman.volume(names.workspace_volume),
+        lambda: podman.volumes(LABEL_MANAGED),
         lambda: podman.secret(AUTHORITY_SECRET),
     )
 

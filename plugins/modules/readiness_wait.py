@@ -56,19 +56,26 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     new_module,
     run_module,
 )
-from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import NotReady, wait_ready
+from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import (
+    NotReady,
+    sidecar_ready,
+    volume_path,
+    wait_ready,
+)
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
 
 
 def wait(module: AnsibleModule) -> Dict[str, Any]:
     names = SandboxNames.of(module.params["sandbox_name"], module.params["sandbox_id"])
-    if module.check_mode:
-        return {"changed": False, "sentinel": {}}
+    podman = client(module)
     try:
-        sentinel = wait_ready(client(module), names.proxy, names.tls_volume, module.params["timeout"])
+        if module.check_mode:  # there may be no sidecar yet; one that is there says what it says
+            sentinel = sidecar_ready(podman, names.proxy, volume_path(podman, names.tls_volume)) or {}
+        else:
+            sentinel = wait_ready(podman, names.proxy, names.tls_volume, module.params["timeout"])
     except NotReady as error:
         raise ModuleFailure(str(error)) from None
-    if sentinel.get("policy_error"):
+    if sentinel.get("policy_error") and not module.check_mode:  # the run may be what gives it a better one
         raise ModuleFailure(f"the sidecar refuses its policy and denies everything: {sentinel['policy_error']}")
     return {"changed": False, "sentinel": sentinel}
 

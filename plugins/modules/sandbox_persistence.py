@@ -158,7 +158,7 @@ def converge(module: AnsibleModule) -> Dict[str, Any]:
     podman = client(module)
     registry = Registry.of(podman)
     try:
-        with podman.lock(LOCK):
+        with podman.lock(LOCK, looks=()):  # it is about files, none of which Podman knows
             return _converge(module, registry, name, podman)
     except OSError as error:
         raise ModuleFailure(

@@ -35,9 +35,18 @@ INVENTORY: dict[str, Any] = {
 }
 
 
+BY_HOST = ROOT / "docs/examples/fleet/by_host.yml"
+
+
 def fleet(tmp_path: Path, *args: str, inventory: Any = INVENTORY) -> subprocess.CompletedProcess[str]:
     (tmp_path / "inventory.json").write_text(json.dumps(inventory))
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(tmp_path / "inventory.json")]
+    command = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        "-i",
+        str(tmp_path / "inventory.json"),
+        "-i",
+        str(BY_HOST),
+    ]
     env = {**os.environ, "ANSIBLE_HOME": str(tmp_path), "ANSIBLE_NOCOLOR": "1"}
     return subprocess.run(
         [*command, str(ROOT / "playbooks/fleet.yml"), *args],
@@ -74,6 +83,8 @@ def test_a_run_about_nothing_fails_with_a_sentence(tmp_path: Path, args: list[st
     [
         pytest.param([], "Fleet: 4 sandboxes on 3 hosts: 0 as declared, 4 not", ["a on h1", "b on h1", "c on h2", "lost on nowhere"], id="all"),
         pytest.param(["--limit", "h1,a,b"], "Fleet: 2 sandboxes on 1 host: 0 as declared, 2 not", ["a on h1", "b on h1"], id="host"),
+        pytest.param(["--limit", "on_h1"], "Fleet: 2 sandboxes on 1 host: 0 as declared, 2 not", ["a on h1", "b on h1"], id="host-by-its-group"),
+        pytest.param(["--limit", "all:!b:!lost"], "Fleet: 2 sandboxes on 2 hosts: 0 as declared, 2 not", ["a on h1", "c on h2"], id="one-left-out"),
         pytest.param(["--limit", "c"], "Fleet: 1 sandbox on 1 host: 0 as declared, 1 not", ["c on h2"], id="sandbox"),
     ],
 )  # fmt: skip

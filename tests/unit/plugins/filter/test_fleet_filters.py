@@ -39,24 +39,49 @@ class Broken(Mapping[str, Any]):
 
 
 @pytest.mark.parametrize(
-    ("aimed", "sandboxes", "first"),
+    ("aimed", "sandboxes", "first", "beyond"),
     [
         pytest.param(
             [*MEMBERS, "h1", "h2"],
             {"a": "h1", "b": "h1", "c": "h2", "d": "localhost"},
             {"h1": "a", "h2": "c", "localhost": "d"},
+            [],
             id="all",
         ),
-        pytest.param(["b"], {"b": "h1"}, {"h1": "b"}, id="one-sandbox"),
-        pytest.param(["h1"], {"a": "h1", "b": "h1"}, {"h1": "a"}, id="one-host"),
-        pytest.param(["h3"], {}, {}, id="nothing"),
+        pytest.param(["b"], {"b": "h1"}, {"h1": "b"}, [], id="one-sandbox"),
+        pytest.param(["h1", "b"], {"b": "h1"}, {"h1": "b"}, ["a"], id="a-host-without-a-sandbox-of-its-own"),
+        pytest.param(["h1"], {}, {}, ["a", "b"], id="a-host-alone"),
+        pytest.param(["h3"], {}, {}, [], id="nothing"),
     ],
 )
-def test_a_limit_is_by_sandbox_or_by_host(aimed: list[str], sandboxes: Any, first: Any) -> None:
+def test_a_limit_is_by_sandbox(aimed: list[str], sandboxes: Any, first: Any, beyond: list[str]) -> None:
     plan = fleet_plan(VARIABLES, MEMBERS, [], aimed)
-    assert (plan["aimed"], plan["first"], plan["problems"]) == (sandboxes, first, {})
+    assert (plan["aimed"], plan["first"], plan["beyond"], plan["problems"]) == (sandboxes, first, beyond, {})
     # What is declared does not depend on what a run is limited to, or pruning would remove the rest.
     assert plan["hosts"] == {"h1": ["a", "bee"], "h2": ["c"], "localhost": ["d"]}
+
+
+@pytest.mark.parametrize(
+    ("processors", "looks"),
+    [
+        pytest.param(1, {"s1": ["s1", "s2", "s3"], "t1": ["t1"]}, id="one"),
+        pytest.param(2, {"s1": ["s1", "s3"], "s2": ["s2"], "t1": ["t1"]}, id="two"),
+        pytest.param(9, {"s1": ["s1"], "s2": ["s2"], "s3": ["s3"], "t1": ["t1"]}, id="more-than-sandboxes"),
+    ],
+)
+def test_each_processor_looks_at_a_share_of_a_hosts_sandboxes(
+    monkeypatch: pytest.MonkeyPatch, processors: int, looks: Any
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    variables = {
+        "h1": {},
+        "h2": {},
+        **{f"s{n}": {"openshell_host": "h1"} for n in (1, 2, 3)},
+        "t1": {"openshell_host": "h2"},
+    }
+    plan = fleet_plan(variables, ["s1", "s2", "s3", "t1"], [], ["s1", "s2", "s3", "t1"])
+    assert plan["looks"] == looks
+    assert set(plan["first"].values()) <= set(looks)  # who speaks for a host is one of those that look
 
 
 def test_a_host_without_sandboxes_counts_when_it_is_named() -> None:
@@ -114,17 +139,18 @@ def test_the_last_words() -> None:
         "b": {"openshell_fleet_outcome": "it\nfailed"},
         "c": {},
         "d": {},
+        "e": {},
         "h1": {"openshell_fleet_outcome": "not pruned"},
         "h2": {},
     }
     plan = {
-        "aimed": {"a": "h1", "b": "h1", "c": "h2", "d": "h1"},
+        "aimed": {"a": "h1", "b": "h1", "c": "h2", "d": "h1", "e": "h1"},
         "hosts": {"h1": [], "h2": []},
         "problems": {"d": "it cannot be meant"},
     }
-    report = fleet_report(variables, plan)
+    report = fleet_report(variables, plan, ["e"])  # which was looked at, and no more was done to it
     assert report["text"].splitlines() == [
-        "Fleet: 4 sandboxes on 2 hosts: 1 as declared, 3 not",
+        "Fleet: 5 sandboxes on 2 hosts: 2 as declared, 3 not",
         "  b on h1: it failed",
         "  c on h2: it was not reached: h2 does not answer",
         "  d on h1: it cannot be meant",

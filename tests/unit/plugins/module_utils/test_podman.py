@@ -664,3 +664,14 @@ def test_images_are_looked_up_in_one_call_where_all_are_there(host: Host) -> Non
     assert len(host.calls("image")) == before + 1
     assert host.podman.image_ids(["a", "absent"])["absent"] == ""
     assert host.podman.image_ids(["a", "absent"])["a"] == host.podman.image_id("a")
+
+
+def test_images_that_are_known_are_not_asked_for_again(host: Host, remembering: Podman) -> None:
+    host.change("images", "a", "a" * 64)
+    assert remembering.image_ids(["a"]) == {"a": "a" * 64}
+    assert remembering.image_ids(["a", "absent"]) == {"a": "a" * 64, "absent": ""}
+    assert len(host.calls("image inspect")) == 2
+    remembering.image_ids(["absent"])
+    assert len(host.calls("image inspect")) == 2
+    remembering.run(["pull", "absent"])
+    assert remembering.image_id("absent") == host.podman.image_id("absent") is not None

@@ -20,7 +20,10 @@ def test_a_ready_sidecar(host: Host) -> None:
 
 def test_check_mode_waits_for_nothing(host: Host) -> None:
     found = host.module("readiness_wait", check=True, sandbox_name="demo")
-    assert (found["changed"], found["sentinel"], host.calls()) == (False, {}, [])
+    assert (found["changed"], found["sentinel"]) == (False, {})
+    make_sandbox(host, policy="WRONG\n")
+    found = host.module("readiness_wait", check=True, sandbox_name="demo")  # the run may bring a better policy
+    assert found["sentinel"]["policy_error"] == "policy: line 1: wrong"
 
 
 def test_refusals(host: Host) -> None:
