@@ -10,6 +10,7 @@ sentinel. So the ratio is what Ansible and our checks add. What sandboxes share 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -93,7 +94,8 @@ class Script:
 
 
 def measure(rounds: int, fleet: int = FLEET) -> dict[str, list[float]]:
-    """``create``, ``unchanged``, ``fleet``: ratios; ``fleet_unchanged``: seconds a sandbox; ``sandbox``: MiB at rest."""
+    """``create``, ``unchanged``, ``fleet``: ratios; ``sandbox``: MiB at rest; ``fleet_runs``: seconds of a run over one sandbox,
+    half of the fleet and two and a half fleets, nothing to change; ``fleet_unchanged``: each sandbox's share of that."""
     found: dict[str, list[float]] = {"create": [], "unchanged": [], "sandbox": []}
     script = Script(WORK / "creation")
     empty = WORK / "creation" / "empty.yml"
@@ -124,19 +126,32 @@ def at_rest(name: str) -> float:
 
 def many(script: Script, count: int) -> dict[str, list[float]]:
     """The same for a fleet of *count* on this host."""
-    names = [f"bench-fleet-{number}" for number in range(count)]
+    sizes = [1, count // 2, count * 5 // 2]
+    names = [f"bench-fleet-{number}" for number in range(sizes[-1])]
     inventory = WORK / "creation" / "inventory.yml"
     local = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
     hosts = {"openshell_sandboxes": {"hosts": {name: {} for name in names}}, "podman": {"hosts": {"localhost": local}}}
     inventory.write_text(json.dumps(hosts))
-    single = [f"{name}-s" for name in names]
+    single = [f"{name}-s" for name in names[:count]]
+
+    def fleet(size: int) -> float:
+        return seconds(lambda: playbook("fleet", "-i", str(inventory), "--limit", ",".join(names[:size])))
+
     try:
-        fleet = seconds(lambda: playbook("fleet", "-i", str(inventory)))
-        again = seconds(lambda: playbook("fleet", "-i", str(inventory)))
+        made = fleet(count)
         alone = seconds(lambda: [script.make(name) for name in single])
+        remove(single)
+        fleet(len(names))
+        runs = [fleet(size) for size in sizes]
     finally:
         remove([*names, *single])
-    return {"fleet": [fleet / alone], "fleet_unchanged": [again / count]}
+    return {"fleet": [made / alone], "fleet_runs": runs, "fleet_unchanged": [each(sizes, runs)]}
+
+
+def each(sizes: list[int], runs: list[float]) -> float:
+    """What one sandbox more costs in seconds, where it costs most."""
+    steps = itertools.pairwise(zip(sizes, runs, strict=True))
+    return max((later - run) / (more - size) for (size, run), (more, later) in steps if more > size)
 
 
 def remove(names: list[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
-from creation import RECORDED, Script
+from creation import RECORDED, Script, each
 
 LABELS = ["--label", f"openshell.id={RECORDED}"]
 
@@ -51,3 +51,14 @@ def test_it_waits_for_the_sidecar() -> None:
     assert "until [ -e $ready/.ready ]" in Script.line(plain, plain, "")
     agent = ["start", f"openshell-agent-{RECORDED}"]
     assert "ready" not in Script.line(agent, agent, "")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "runs", "seconds"),
+    [([1, 10, 50], [2.0, 3.8, 15.8], 0.3), ([1, 10, 50], [2.0, 5.6, 13.6], 0.4), ([1, 1, 5], [2.0, 9.0, 11.0], 0.5)],
+    ids=["more later", "more at first", "a small fleet"],
+)
+def test_what_one_sandbox_more_costs_is_told_where_it_costs_most(
+    sizes: list[int], runs: list[float], seconds: float
+) -> None:
+    assert each(sizes, runs) == pytest.approx(seconds)
