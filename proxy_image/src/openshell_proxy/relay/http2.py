@@ -30,6 +30,7 @@ from hyperframe.frame import Frame, GoAwayFrame
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.http1 import Header, ProtocolError
 from openshell_proxy.relay.http2_head import Head, Malformed, content_size, read_head
+from openshell_proxy.relay.incoming import Incoming
 from openshell_proxy.relay.recode import SMALL_BODY, Transform
 from openshell_proxy.relay.stream import HIGH_WATER
 
@@ -341,7 +342,7 @@ class Side:
             self.source.accepted(owed)
 
 
-class Endpoint(asyncio.Protocol):
+class Endpoint(Incoming):
     """One connection. Subclasses say what a stream that the peer opens means, and what goes when it goes."""
 
     def __init__(self, client_side: bool, window: int, frame: int, streams: int, head: int) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from typing import cast
 
 from openshell_proxy.relay import splice
+from openshell_proxy.relay.incoming import Incoming
 from openshell_proxy.relay.splice import Splicer
 from openshell_proxy.relay.stream import HIGH_WATER
 
@@ -17,7 +18,7 @@ from openshell_proxy.relay.stream import HIGH_WATER
 SPLICED_AFTER = 4 * 1024 * 1024
 
 
-class PipeEnd(asyncio.Protocol):
+class PipeEnd(Incoming):
     """One of the two ends. What it receives the other one sends; ``received`` counts bytes."""
 
     def __init__(self, pipe: Pipe) -> None:

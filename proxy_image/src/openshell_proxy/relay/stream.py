@@ -13,6 +13,8 @@ import struct
 from collections.abc import Callable
 from typing import cast
 
+from openshell_proxy.relay.incoming import Incoming
+
 HIGH_WATER = 262_144
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -21,7 +23,7 @@ class HeadTooLarge(Exception):
     """More bytes than a head may have, and no end of it."""
 
 
-class Stream(asyncio.Protocol):
+class Stream(Incoming):
     """A connection's reading and writing end.
 
     Reads fill one buffer, bounded by pausing the transport. ``on_lost`` is called once when the connection is gone, or
