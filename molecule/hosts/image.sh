@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The image of a test host, Debian SUITE with Podman and sshd, bootstrapped once from this machine's own package mirror.
+# The image of a test host, Debian SUITE with systemd, Podman and sshd, bootstrapped once from this machine's own package mirror.
 # Usage: image.sh SUITE     prints the image's name
 set -euo pipefail
 suite=$1
@@ -12,6 +12,7 @@ if ! podman image exists "$name"; then
         grep "^deb http.* $VERSION_CODENAME main\$" | sort -u | sed "s/ $VERSION_CODENAME main\$/ $suite main/")
     [[ $ID == debian && $sources ]] || { echo "test hosts need a Debian machine with a package index; run apt-get update"; exit 1; }
     packages=podman,netavark,aardvark-dns,nftables,iptables,runc,uidmap,slirp4netns,passt,fuse-overlayfs,catatonit
+    packages+=,systemd-sysv,libpam-systemd,dbus-user-session
     echo "bootstrapping a test host, $suite (a minute or two)"
     mmdebstrap --quiet --variant=essential --include="$packages,openssh-server,python3,iproute2,procps,ca-certificates" \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' "$suite" - - <<<"$sources" |

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A host of its own: a privileged container with Podman, sshd and an address. Usage: up.sh NAME ADDRESS SUITE KEY.pub USER DISK
+# A host of its own: a privileged container with systemd, Podman, sshd and an address. Usage: up.sh NAME ADDRESS SUITE KEY.pub USER DISK
 # USER other than root is made. DISK is the size of its disk, as 64m, or empty; such a host reads the images of this one.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -19,13 +19,13 @@ fi
 # As the role does: crun refuses cgroups v1, and a machine may not raise its own limits.
 limits=(--ulimit nofile=16384:16384 --ulimit nproc=8192:8192)
 [[ $(podman info --format '{{.Host.CgroupsVersion}}') == v1 ]] && limits+=(--runtime runc)
-podman run --detach --name "$name" --hostname "$host" "${label[@]}" --privileged --init "${limits[@]}" \
-    --network "$network:ip=$address" "${storage[@]}" --tmpfs /run --pull never "$image" \
-    sh -c 'mkdir -p /run/sshd && /usr/sbin/sshd && exec sleep infinity' >/dev/null
-podman exec -i "$name" sh -e -s "$user" "$(cat "$key")" <<'INSIDE'
-umask 022
-printf '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\nruntime = "runc"\n' >/etc/containers/containers.conf
-[ ! -d /srv/images ] || cat >/etc/containers/storage.conf <<STORAGE
+read -r -d '' boot <<'INSIDE' || true
+# What a machine has at each boot: systemd leaves these to whoever made the container that it runs in.
+mount --make-rshared /
+chmod 666 /dev/net/tun /dev/fuse 2>/dev/null || true
+[ -e /etc/testhost ] || {
+    printf '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\nruntime = "runc"\n' >/etc/containers/containers.conf
+    [ ! -d /srv/images ] || cat >/etc/containers/storage.conf <<STORAGE
 [storage]
 driver = "overlay"
 runroot = "/run/containers/storage"
@@ -33,14 +33,21 @@ graphroot = "/var/lib/containers/storage"
 [storage.options]
 additionalimagestores = ["/srv/images"]
 STORAGE
-rm -f /etc/cni/net.d/87-podman-bridge.conflist # Debian's, for the other network backend
-mount --make-rshared /
-[ "$1" = root ] || useradd --create-home --shell /bin/bash "$1"
-chmod 666 /dev/net/tun /dev/fuse 2>/dev/null || true
-home=$(getent passwd "$1" | cut -d: -f6)
-mkdir -p -m 700 "$home/.ssh"
-echo "$2" >"$home/.ssh/authorized_keys"
-[ "$1" = root ] || { mkdir -p "$home/.config/containers" && printf '[storage]\ndriver = "overlay"\n' >"$home/.config/containers/storage.conf"; }
-chown -R "$1:" "$home"
-install -d -m 700 -o "$1" "/run/user/$(id -u "$1")" # where there is a systemd, it does that
+    rm -f /etc/cni/net.d/87-podman-bridge.conflist # Debian's, for the other network backend
+    [ "$1" = root ] || useradd --create-home --shell /bin/bash "$1"
+    home=$(getent passwd "$1" | cut -d: -f6)
+    mkdir -p -m 700 "$home/.ssh"
+    echo "$2" >"$home/.ssh/authorized_keys"
+    # As an administrator does with loginctl enable-linger; without polkit a user may not.
+    [ "$1" = root ] || { mkdir -p /var/lib/systemd/linger && touch "/var/lib/systemd/linger/$1"; }
+    [ "$1" = root ] || { mkdir -p "$home/.config/containers" && printf '[storage]\ndriver = "overlay"\n' >"$home/.config/containers/storage.conf"; }
+    chown -R "$1:" "$home"
+    touch /etc/testhost
+}
+exec /sbin/init
 INSIDE
+# A systemd of its own in cgroups of its own. Podman's --systemd would mount those of this machine where cgroups are v1.
+systemd=(--systemd false --cgroupns private --env container=podman --stop-signal RTMIN+3 --tmpfs /run)
+podman run --detach --name "$name" --hostname "$host" "${label[@]}" --privileged "${systemd[@]}" "${limits[@]}" \
+    --network "$network:ip=$address" "${storage[@]}" --pull never "$image" \
+    sh -e -c "umask 022; $boot" sh "$user" "$(cat "$key")" >/dev/null
