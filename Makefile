@@ -66,7 +66,7 @@ sanity: bootstrap-dev ## ansible-test sanity on the collection as it is built
 integration: bootstrap-dev ## real Podman, real clients
 	@.venv/bin/pytest --reruns 1 -rR tests/integration
 
-walk: bootstrap-dev ## an hour or more: killed at every call of Podman, fifty creations at a time
+walk: bootstrap-dev ## twenty minutes on two processors: killed at every call of Podman, fifty creations at a time
 	@OPENSHELL_WALK=1 .venv/bin/pytest tests/integration/test_killed.py
 
 molecule: bootstrap-dev ## make molecule SCENARIO=default: one Molecule scenario, whole sequence
