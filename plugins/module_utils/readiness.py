@@ -18,6 +18,10 @@ from typing import Callable
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Json, Podman, is_running
 
 POLL_INTERVAL = 0.05
+# Podman is asked less and less often: its answer costs as much as a good part of the sidecar's own start, and where many
+# wait at the same time they would keep the sidecars from what they wait for.
+FIRST_LOOK = 0.2
+LONGEST_LOOK = 2.0
 
 
 class NotReady(Exception):
@@ -50,7 +54,11 @@ def read_sentinel(directory: str) -> Json | None:
 
 def sidecar_ready(podman: Podman, container: str, directory: str) -> Json | None:
     """The sentinel if it is the running sidecar's, else None."""
-    inspected = podman.container(container)
+    return _said_by(podman.container(container), directory)
+
+
+def _said_by(inspected: Json | None, directory: str) -> Json | None:
+    """The sentinel if it is of the process that *inspected* names, which is alive then: both tell when it started."""
     if inspected is None or not is_running(inspected):
         return None
     sentinel = read_sentinel(directory)
@@ -72,15 +80,22 @@ def wait_ready(
     """Wait until the sidecar's sentinel satisfies *accept*; *timeout* in seconds. Raises :class:`NotReady`."""
     directory = volume_path(podman, volume)
     deadline = now() + timeout
+    interval = FIRST_LOOK
+    look_at = min(now() + interval, deadline)
+    inspected = podman.container(container)
     while True:
-        sentinel = sidecar_ready(podman, container, directory)
+        sentinel = _said_by(inspected, directory)
         if sentinel is not None and accept(sentinel):
             return sentinel
-        ended = _ended(podman.container(container)) if sentinel is None else ""
+        ended = _ended(inspected) if sentinel is None else ""
         if ended or now() >= deadline:
             raise NotReady(_report(podman, container, ended or f"is not ready after {timeout:.0f} seconds"))
         pause(POLL_INTERVAL)
-        podman.look_again("container", name=container)
+        if now() >= look_at:  # it may have ended, or have been started again
+            podman.look_again("container", name=container)
+            inspected = podman.container(container)
+            interval = min(2 * interval, LONGEST_LOOK)
+            look_at = min(now() + interval, deadline)
 
 
 def _ended(inspected: Json | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,22 @@ def ready(host: Host) -> dict[str, Any] | None:
 
 def wait(host: Host, timeout: float = 0.2, **more: Any) -> dict[str, Any]:
     return wait_ready(host.direct, NAMES.proxy, NAMES.tls_volume, timeout, **more)
+
+
+class Clock:
+    """Time that goes by in pauses only; after *seconds*, what is *due* then happens."""
+
+    def __init__(self, due: dict[float, Callable[[], Any]] | None = None) -> None:
+        self.seconds = 0.0
+        self.due = due or {}
+
+    def now(self) -> float:
+        return self.seconds
+
+    def pause(self, seconds: float) -> None:
+        self.seconds += seconds
+        for moment in [one for one in self.due if one <= self.seconds]:
+            self.due.pop(moment)()
 
 
 def test_the_living_sidecars_sentinel_counts(sandbox: Host) -> None:
@@ -128,6 +145,32 @@ def test_waiting_ends_when_the_sentinel_comes(sandbox: Host) -> None:
     assert pauses == [readiness.POLL_INTERVAL] * 2
 
 
+def test_many_that_wait_leave_the_host_to_their_sidecars(sandbox: Host) -> None:
+    """The file is looked at often and Podman is asked rarely; not at all for the sentinel of a process that is known."""
+    text = sentinel(sandbox).read_text()
+    sentinel(sandbox).unlink()
+    clock = Clock({25.0: lambda: sentinel(sandbox).write_text(text)})
+    before = len(sandbox.calls("container inspect"))
+    wait(sandbox, 30, now=clock.now, pause=clock.pause)
+    assert clock.seconds < 25.1
+    assert 10 < len(sandbox.calls("container inspect")) - before < 20
+
+
+def test_waiting_ends_soon_after_the_sidecar(sandbox: Host) -> None:
+    sentinel(sandbox).unlink()
+    clock = Clock({20.0: lambda: sandbox.direct.remove_container(NAMES.proxy)})
+    with pytest.raises(NotReady, match="does not exist"):
+        wait(sandbox, 30, now=clock.now, pause=clock.pause)
+    assert clock.seconds < 20.1 + readiness.LONGEST_LOOK
+
+
+def test_the_last_look_is_at_the_end(sandbox: Host) -> None:
+    sentinel(sandbox).unlink()
+    clock = Clock({29.5: lambda: sandbox.direct.remove_container(NAMES.proxy)})
+    with pytest.raises(NotReady, match="does not exist"):
+        wait(sandbox, 30, now=clock.now, pause=clock.pause)
+
+
 def test_waiting_goes_on_until_the_content_is_right(sandbox: Host) -> None:
     asked: list[str] = []
 
@@ -142,12 +185,12 @@ def test_waiting_goes_on_until_the_content_is_right(sandbox: Host) -> None:
 def test_waiting_has_an_end_and_tells_the_last_words(sandbox: Host) -> None:
     sentinel(sandbox).unlink()
     (sandbox.directory / "logs" / NAMES.proxy).write_text("starting\ncannot bind\n")
-    moments = iter([0.0, 1.0, 29.9, 30.0])
+    clock = Clock()
     with pytest.raises(NotReady) as caught:
-        wait(sandbox, 30, now=lambda: next(moments), pause=lambda seconds: None)
+        wait(sandbox, 30, now=clock.now, pause=clock.pause)
     words = f"sidecar {NAMES.proxy} is not ready after 30 seconds; its last words: starting | cannot bind"
     assert str(caught.value).startswith(words)
-    assert next(moments, None) is None
+    assert 30 <= clock.seconds < 30.1
 
 
 def test_an_ended_sidecar_is_not_waited_for(sandbox: Host) -> None:
@@ -160,14 +203,9 @@ def test_an_ended_sidecar_is_not_waited_for(sandbox: Host) -> None:
 def test_one_that_podman_restarts_is_waited_for(sandbox: Host) -> None:
     sandbox.direct.run(["stop", NAMES.proxy])
     sandbox.change("containers", NAMES.proxy, "HostConfig", "RestartPolicy", "Name", "on-failure")
-    pauses: list[float] = []
-
-    def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        sandbox.direct.run(["start", NAMES.proxy])
-
-    wait(sandbox, 600, pause=pause)
-    assert len(pauses) == 1
+    clock = Clock({readiness.POLL_INTERVAL: lambda: sandbox.direct.run(["start", NAMES.proxy])})
+    wait(sandbox, 600, now=clock.now, pause=clock.pause)
+    assert clock.seconds < 2 * readiness.FIRST_LOOK
 
 
 def test_a_sidecar_that_does_not_exist_is_not_waited_for(host: Host) -> None:
