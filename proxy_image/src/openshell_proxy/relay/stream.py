@@ -40,7 +40,6 @@ class Stream(Incoming):
         self.last = False  # whether the response at hand is the last that this connection carries
         self.on_last: Callable[[], None] | None = None  # ends what has no further message, once ``last`` is set
         self.on_lost: Callable[[], None] | None = None
-        self.connected: asyncio.Event = asyncio.Event()
         self.given_up = False  # whether nobody waits for more bytes: see Deadline
         self._reader: asyncio.Future[None] | None = None
         self._drainer: asyncio.Future[None] | None = None
@@ -54,7 +53,6 @@ class Stream(Incoming):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         self.transport.set_write_buffer_limits(HIGH_WATER)
         self._half_closes = self.transport.can_write_eof()
-        self.connected.set()
 
     def data_received(self, data: bytes) -> None:
         if self.buffer:
@@ -76,7 +74,6 @@ class Stream(Incoming):
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = self.lost = True
         self.error = exc
-        self.connected.set()
         self._wake_reader()
         self.resume_writing()
         if self.on_lost is not None:
