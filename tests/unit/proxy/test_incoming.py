@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,6 +45,21 @@ def test_what_has_come_stays_when_the_next_bytes_come() -> None:
         stream.get_buffer(-1)[: len(content)] = content
         stream.buffer_updated(len(content))
     assert [stream.buffer for stream in streams] == [b"first", b"2nd"]
+
+
+def test_one_full_read_is_enough_until_it_is_taken() -> None:
+    stream, said = Stream(), []
+    transport: Any = SimpleNamespace(
+        pause_reading=lambda: said.append("pause"), resume_reading=lambda: said.append("resume"),
+        set_write_buffer_limits=lambda _high: None, can_write_eof=lambda: False,
+    )  # fmt: skip
+    stream.connection_made(transport)
+    stream.buffer_updated(SIZE - 1)
+    assert said == []
+    stream.buffer_updated(1)
+    assert said == ["pause"]
+    stream.consume(1)
+    assert said == ["pause", "resume"]
 
 
 @pytest.mark.parametrize("tls", [True, False])

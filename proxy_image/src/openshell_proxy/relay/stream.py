@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import cast
 
-from openshell_proxy.relay.incoming import Incoming
+from openshell_proxy.relay.incoming import SIZE, Incoming
 
 HIGH_WATER = 262_144
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -59,7 +59,8 @@ class Stream(Incoming):
             self._own_buffer().extend(data)
         else:
             self.buffer = data  # as it came: most of it is taken whole, and then not copied once more
-        if len(self.buffer) >= HIGH_WATER and not self._reading_paused and self.transport is not None:
+        # One full read is enough: two together would be copied, into a block so large that it is mapped.
+        if len(self.buffer) >= SIZE and not self._reading_paused and self.transport is not None:
             self._reading_paused = True
             self.transport.pause_reading()
         self._wake_reader()
@@ -156,7 +157,7 @@ class Stream(Incoming):
             buffer = self._own_buffer()
             data = bytes(memoryview(buffer)[:count])
             del buffer[:count]
-        if self._reading_paused and len(self.buffer) < HIGH_WATER and self.transport is not None:
+        if self._reading_paused and len(self.buffer) < SIZE and self.transport is not None:
             self._reading_paused = False
             self.transport.resume_reading()
         return data
