@@ -24,7 +24,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.loader import action_loader
 from ansible.utils.display import Display
-from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, new_memory
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError, new_memory
 from ansible_collections.openshell.sandbox.plugins.module_utils.preflight import look_ahead
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNameError, SandboxNames
 from ansible_collections.openshell.sandbox.plugins.plugin_utils.here import COLLECTION, HereAction
@@ -74,7 +74,14 @@ class ActionModule(HereAction):
         self.outcomes: List[Tuple[str, Json]] = []
         self.variables = self._role_variables([*look, *go], variables)
         self.variables["openshell_created"] = []
-        with self._alone(), ThreadPoolExecutor(1) as pool:
+        try:
+            with self._alone():
+                return self._taken(look, go, go_when)
+        except PodmanError as error:  # the lock
+            return self._failure(str(error), [])
+
+    def _taken(self, look: Sequence[str], go: Sequence[str], go_when: Any) -> Json:
+        with ThreadPoolExecutor(1) as pool:
             try:
                 self.ahead = self._look_ahead(pool)
                 self._judge_variables([*look, *go])

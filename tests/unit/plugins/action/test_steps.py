@@ -17,6 +17,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible_collections.openshell.sandbox.plugins.action.steps import action_of
+from ansible_collections.openshell.sandbox.plugins.module_utils.podman import runtime_directory
 from host import Host
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -113,3 +114,16 @@ def test_variables_are_judged_before_anything_is_made(host: Host) -> None:
     assert "openshell_ready_timeout" in found["msg"]
     assert found["created"] == []
     assert {call[1] for call in host.calls()} <= {"inspect", "ls"}  # looked at while they were judged
+
+
+def test_a_lock_that_cannot_be_had_is_a_sentence(host: Host) -> None:
+    name = f"no-lock-{os.getpid()}"
+    lock = Path(runtime_directory()) / "openshell" / f"sandbox-{name}.lock"
+    lock.mkdir(parents=True)  # a directory cannot be opened for writing
+    try:
+        found = play(host, "internal_network/main", sandbox_name=name, openshell_sandbox_id="")
+    finally:
+        lock.rmdir()
+    assert (found["failed"], found["created"]) == (True, [])
+    assert "cannot be used for locks" in found["msg"]
+    assert "Traceback" not in json.dumps(found)
