@@ -21,7 +21,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     is_running,
     runtime_directory,
 )
-from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import volume_path, wait_ready
+from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import wait_ready
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import BRIDGE_NETWORK, SandboxNames
 
 
@@ -131,4 +131,4 @@ def forget_readiness(podman: Podman, names: SandboxNames) -> None:
     It belongs to the sidecar's user, so without root this is left to the sidecar, which does it first of all.
     """
     with contextlib.suppress(OSError):
-        os.unlink(os.path.join(volume_path(podman, names.tls_volume), ".ready"))
+        os.unlink(os.path.join(podman.volume_path(names.tls_volume), ".ready"))

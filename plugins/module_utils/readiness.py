@@ -28,11 +28,6 @@ class NotReady(Exception):
     """The sidecar did not become ready; the message tells the state and its last log lines."""
 
 
-def volume_path(podman: Podman, volume: str) -> str:
-    """The directory on this host that is the volume's content."""
-    return podman.volume_path(volume)
-
-
 def process_started_ticks(pid: int) -> int | None:
     """When the process started, in clock ticks after boot: proc(5), stat, field 22."""
     try:
@@ -78,7 +73,7 @@ def wait_ready(
     pause: Callable[[float], None] = time.sleep,
 ) -> Json:
     """Wait until the sidecar's sentinel satisfies *accept*; *timeout* in seconds. Raises :class:`NotReady`."""
-    directory = volume_path(podman, volume)
+    directory = podman.volume_path(volume)
     deadline = now() + timeout
     interval = FIRST_LOOK
     look_at = min(now() + interval, deadline)

@@ -20,7 +20,7 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.podman import (
     is_running,
 )
 from ansible_collections.openshell.sandbox.plugins.module_utils.preflight import ALLOWED_CAPABILITIES
-from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import sidecar_ready, volume_path
+from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import sidecar_ready
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import (
     BRIDGE_NETWORK,
     LABEL_ID,
@@ -52,7 +52,7 @@ def sandboxes(podman: Podman, name: str | None = None, counters: bool = False) -
 def _describe(podman: Podman, name: str, id_: str, roles: Dict[str, Json], counters: bool) -> Json:
     names = SandboxNames(name, id_)
     agent, proxy = roles.get("agent"), roles.get("proxy")
-    sentinel = sidecar_ready(podman, names.proxy, volume_path(podman, names.tls_volume)) if proxy else None
+    sentinel = sidecar_ready(podman, names.proxy, podman.volume_path(names.tls_volume)) if proxy else None
     drift = invariants(names, agent, proxy)
     requests = sidecar_counters(podman, names.proxy) if counters and sentinel else {}
     return {

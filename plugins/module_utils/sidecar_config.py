@@ -19,7 +19,6 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Js
 from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import (
     NotReady,
     sidecar_ready,
-    volume_path,
     wait_ready,
 )
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
@@ -77,7 +76,7 @@ class Outcome:
 
 def read_current(podman: Podman, config: Config) -> Dict[str, str]:
     """Name → text of the files as they lie on the volume; absent ones are ""."""
-    mountpoint = volume_path(podman, config.volume)
+    mountpoint = podman.volume_path(config.volume)
     directory = os.path.join(mountpoint, os.path.basename(config.directory)) if mountpoint else ""
     return {name: _read(os.path.join(directory, name)) if directory else "" for name in config.files}
 
@@ -99,7 +98,7 @@ def converge(
     if not changed and unread(podman, container, tls_volume, config):
         changed = dict(config.files)  # a run was ended between the copy and the signal
     if changed and not check_mode:
-        before = sidecar_ready(podman, container, volume_path(podman, tls_volume)) or {}
+        before = sidecar_ready(podman, container, podman.volume_path(tls_volume)) or {}
         put(podman, container, config, changed)
         if is_running(podman.container(container)):
             previous = {name: current[name] for name in changed}
@@ -112,11 +111,11 @@ def unread(podman: Podman, container: str, tls_volume: str, config: Config) -> b
 
     The kernel's own moment (ctime) of the files counts: the other one is what an archive says.
     """
-    directory = volume_path(podman, tls_volume)
+    directory = podman.volume_path(tls_volume)
     if sidecar_ready(podman, container, directory) is None:
         return False
     told = os.stat(os.path.join(directory, ".ready")).st_mtime_ns
-    own = os.path.join(volume_path(podman, config.volume), os.path.basename(config.directory))
+    own = os.path.join(podman.volume_path(config.volume), os.path.basename(config.directory))
     files = [os.path.join(own, name) for name, text in config.files.items() if text]
     return any(os.stat(file).st_ctime_ns > told for file in files if os.path.exists(file))
 

@@ -82,13 +82,12 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
 )
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman, PodmanError
 from ansible_collections.openshell.sandbox.plugins.module_utils.policy_engine import ask_engine
-from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import volume_path
 from ansible_collections.openshell.sandbox.plugins.module_utils.resolvers import read_text
 from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_config import POLICY
 
 
 def enforced_already(podman: Podman, volume: str, policy: str) -> bool:
-    mountpoint = volume_path(podman, volume) if volume else ""
+    mountpoint = podman.volume_path(volume) if volume else ""
     return bool(mountpoint) and read_text(os.path.join(mountpoint, "config", POLICY)) == policy
 
 

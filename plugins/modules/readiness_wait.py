@@ -59,7 +59,6 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
 from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import (
     NotReady,
     sidecar_ready,
-    volume_path,
     wait_ready,
 )
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
@@ -70,7 +69,7 @@ def wait(module: AnsibleModule) -> Dict[str, Any]:
     podman = client(module)
     try:
         if module.check_mode:  # there may be no sidecar yet; one that is there says what it says
-            sentinel = sidecar_ready(podman, names.proxy, volume_path(podman, names.tls_volume)) or {}
+            sentinel = sidecar_ready(podman, names.proxy, podman.volume_path(names.tls_volume)) or {}
         else:
             sentinel = wait_ready(podman, names.proxy, names.tls_volume, module.params["timeout"])
     except NotReady as error:

@@ -48,7 +48,7 @@ from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.openshell.sandbox.plugins.module_utils.module import client, new_module, run_module
-from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import sidecar_ready, volume_path
+from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import sidecar_ready
 from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_config import policy_config
 from ansible_collections.openshell.sandbox.plugins.module_utils.sidecar_facts import existing_sidecar, hand_over
 
@@ -57,7 +57,7 @@ def change(module: AnsibleModule) -> Dict[str, Any]:
     podman = client(module)
     names = existing_sidecar(podman, module.params["sandbox_name"])[0]
     outcome = hand_over(module, podman, names, policy_config(names, module.params["policy"]))
-    sentinel = sidecar_ready(podman, names.proxy, volume_path(podman, names.tls_volume)) or {}
+    sentinel = sidecar_ready(podman, names.proxy, podman.volume_path(names.tls_volume)) or {}
     return {
         "changed": outcome.changed,
         "diff": outcome.diffs,

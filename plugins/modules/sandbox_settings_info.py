@@ -66,7 +66,6 @@ from ansible_collections.openshell.sandbox.plugins.module_utils.module import (
     run_module,
 )
 from ansible_collections.openshell.sandbox.plugins.module_utils.podman import Podman
-from ansible_collections.openshell.sandbox.plugins.module_utils.readiness import volume_path
 from ansible_collections.openshell.sandbox.plugins.module_utils.removal import known_id
 from ansible_collections.openshell.sandbox.plugins.module_utils.sandbox_names import SandboxNames
 from ansible_collections.openshell.sandbox.plugins.module_utils.secret_entries import parse_secrets
@@ -132,7 +131,7 @@ def examine(module: AnsibleModule) -> Dict[str, Any]:
     env = dict(agent.env)
     left_out = credential_variables(podman, names, env)
     policy = sidecar_config.read_current(podman, sidecar_config.policy_config(names, ""))[sidecar_config.POLICY]
-    auth = os.path.join(volume_path(podman, names.proxy_volume), "config", sidecar_config.UPSTREAM_PROXY_AUTH)
+    auth = os.path.join(podman.volume_path(names.proxy_volume), "config", sidecar_config.UPSTREAM_PROXY_AUTH)
     return {
         "changed": False,
         "settings": {

@@ -7,16 +7,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, playbook, podman
+from conftest import playbook, podman
 
 WHOLE, BROKEN = "it-drift-whole", "it-drift-broken"
 SECRET = {"name": "k", "value": "never-shown-0123456789", "hosts": ["a.example"], "header": "X-Key", "env": "K"}
@@ -27,9 +25,7 @@ def fleet(directory: Path, *args: str, **variables: Any) -> tuple[list[str], str
     hosts = {WHOLE: {}, BROKEN: {"openshell_secrets": [SECRET], "openshell_policy": {"version": 1}, **variables}}
     inventory = directory / "inventory.json"
     inventory.write_text(json.dumps({"openshell_sandboxes": {"hosts": hosts}}))
-    command = [str(ROOT / ".venv/bin/ansible-playbook"), "-v", "-i", str(inventory), "playbooks/fleet.yml", *args]
-    env = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=300, env=env)
+    done = playbook("fleet", "-v", "-i", str(inventory), *args)
     assert "Fleet: 2 sandboxes on 1 host" in done.stdout, done.stdout[-3000:] + done.stderr
     assert SECRET["value"] not in done.stdout + done.stderr
     found = re.search(r"openshell_fleet_as_declared:(( *\[\])|(\n +- \S+)+)\n", done.stdout)

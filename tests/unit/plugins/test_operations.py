@@ -181,6 +181,9 @@ class Sidecar:
     def container(self, _name: str) -> dict[str, Any]:
         return {"State": {"Status": "running"}}
 
+    def volume_path(self, _name: str) -> str:
+        return ""
+
     def run(self, args: list[str], stdin: bytes | None = None, check: bool = True) -> None:
         self.calls.append(args)
         if args[0] == "kill" and self.answers:
@@ -199,7 +202,6 @@ def hand_over(monkeypatch: pytest.MonkeyPatch) -> Any:
             return sidecar.sentinel
 
         monkeypatch.setattr(sidecar_config, "read_current", lambda *_: {name: "before"})
-        monkeypatch.setattr(sidecar_config, "volume_path", lambda *_: "")
         monkeypatch.setattr(sidecar_config, "sidecar_ready", lambda *_: sidecar.sentinel)
         monkeypatch.setattr(sidecar_config, "wait_ready", wait)
         config = Config({name: text}, "/var/lib/openshell/config", "volume", 1337)

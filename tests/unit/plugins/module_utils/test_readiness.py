@@ -86,7 +86,7 @@ def test_half_a_sentinel_does_not(sandbox: Host, text: str) -> None:
 
 def test_no_sentinel_no_volume_no_sidecar(sandbox: Host) -> None:
     assert sidecar_ready(sandbox.direct, "absent", str(sentinel(sandbox).parent)) is None
-    assert readiness.volume_path(sandbox.direct, "absent") == ""
+    assert sandbox.direct.volume_path("absent") == ""
     sentinel(sandbox).unlink()
     assert ready(sandbox) is None
 
