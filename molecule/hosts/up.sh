@@ -46,8 +46,10 @@ STORAGE
 }
 exec /sbin/init
 INSIDE
+# A machine keeps its hardware address when it reboots; with another, its neighbours talk to the old one for half a minute.
+hardware=$(printf '02:00:%02x:%02x:%02x:%02x' ${address//./ })
 # A systemd of its own in cgroups of its own. Podman's --systemd would mount those of this machine where cgroups are v1.
 systemd=(--systemd false --cgroupns private --env container=podman --stop-signal RTMIN+3 --tmpfs /run)
 podman run --detach --name "$name" --hostname "$host" "${label[@]}" --privileged "${systemd[@]}" "${limits[@]}" \
-    --network "$network:ip=$address" "${storage[@]}" --pull never "$image" \
+    --network "$network:ip=$address,mac=$hardware" "${storage[@]}" --pull never "$image" \
     sh -e -c "umask 022; $boot" sh "$user" "$(cat "$key")" >/dev/null
