@@ -6,8 +6,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from collections.abc import Iterator
+
 import pytest
-from openshell_proxy.entrances.peek import Kind, classify
+from openshell_proxy.entrances.peek import Kind, classify, first_kind, peek, readable
 
 
 @pytest.mark.parametrize(
@@ -39,3 +43,47 @@ from openshell_proxy.entrances.peek import Kind, classify
 )
 def test_what_first_bytes_begin(first: bytes, ended: bool, kind: Kind | None) -> None:
     assert classify(first, ended) == kind
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """(the client's end, ours) of a connection; neither blocks."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        ours, _ = server.accept()
+        client.setblocking(False)
+        ours.setblocking(False)
+        with ours:
+            yield client, ours
+
+
+async def test_a_client_that_sends_byte_by_byte_has_no_more_time_than_another(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    client, ours = pair
+    until = asyncio.get_running_loop().time() + 0.05
+
+    async def wait_again_and_again() -> None:
+        for _ in range(100_000):
+            await readable(ours, until)
+
+    client.send(b"M")  # it stays there: the loop's timers never have their turn
+    with pytest.raises(TimeoutError):
+        await wait_again_and_again()
+
+
+async def test_what_was_waited_for_in_vain_can_be_waited_for_again(pair: tuple[socket.socket, socket.socket]) -> None:
+    client, ours = pair
+    client.send(b"GE")
+    with pytest.raises(TimeoutError):
+        await first_kind(ours, 0.01)
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+    client.send(b"T /")
+    assert await first_kind(ours, 5) == "http"
+    assert ours.recv(5) == b"GET /"
+
+
+async def test_an_end_is_seen_at_once(pair: tuple[socket.socket, socket.socket]) -> None:
+    client, ours = pair
+    client.send(b"GET")
+    client.close()
+    assert await peek(ours, 100, lambda seen: False) == (b"GET", True)

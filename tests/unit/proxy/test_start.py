@@ -129,5 +129,5 @@ def test_a_directory_of_roots_without_hashes_is_not_all_there_is(
     assert UpstreamTls("").http1.cert_store_stats()["x509"] == 1
 
 
-def test_a_client_is_given_one_session_ticket() -> None:
-    assert Authority(new_authority()).context("a.test").num_tickets == 1
+def test_a_client_is_given_no_session_ticket() -> None:
+    assert Authority(new_authority()).context("a.test").num_tickets == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 
 import pytest
@@ -431,3 +432,24 @@ async def test_an_absolute_target_within_a_tunnel_is_for_its_host(world: World, 
     got = await client.response()
     assert got.status == status
     assert status != 200 or got.body == b"GET /a HTTP/1.1|"
+
+
+async def test_the_clients_last_word_of_a_handshake_is_acknowledged_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_options: list[tuple[object, ...]] = []
+
+    def spied(sock: socket.socket, *args: object) -> None:
+        set_options.append(args)
+        socket._socket.socket.setsockopt(sock, *args)  # type: ignore[attr-defined]
+
+    there = await world.origin(hello, tls=True)
+    await world.start(rest(there.port))
+    monkeypatch.setattr(socket.socket, "setsockopt", spied, raising=False)
+    plain = await world.tunnel(there.port, tls=False)
+    await plain.send(b"SSH-2.0-")
+    await plain.reader.read()
+    now = (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    assert set_options and now not in set_options
+    await world.tunnel(there.port)
+    assert now in set_options

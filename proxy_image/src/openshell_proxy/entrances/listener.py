@@ -137,8 +137,7 @@ def proxy_port(pipeline: Pipeline, authority: Authority) -> Serve:
         return not data.startswith(b"CONNECT "[: len(data)]) or b"\r\n\r\n" in data
 
     async def serve(sock: socket.socket) -> None:
-        async with asyncio.timeout(limits.first_head):
-            data, ended = await peek(sock, limits.proxy_head, whole)
+        data, ended = await peek(sock, limits.proxy_head, whole, limits.first_head)
         if not data:
             sock.close()
             return
