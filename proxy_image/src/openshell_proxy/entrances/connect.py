@@ -173,9 +173,10 @@ class Tunnel:
                 await loop.connect_accepted_socket(
                     lambda: client, self.sock, ssl=context, ssl_handshake_timeout=limits.handshake
                 )
-                # The client had the last word of TLS 1.3. One that waits until it is acknowledged before it sends its
-                # request (Nagle's algorithm, RFC 9293, 3.7.4) would wait 40 ms.
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+                if not (client.buffer or client.ended):
+                    # The client had the last word of TLS 1.3. One that sends its request only when that has been
+                    # acknowledged (Nagle's algorithm, RFC 9293, 3.7.4) would wait 40 ms for it.
+                    self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             else:
                 await loop.connect_accepted_socket(lambda: client, self.sock)
         except (ssl.SSLError, OSError, TimeoutError) as error:

@@ -66,8 +66,11 @@ class Sites:
         self._sites: OrderedDict[object, Site] = OrderedDict()
 
     def __getitem__(self, origin: object) -> Site:
-        site = self._sites.setdefault(origin, Site())
-        self._sites.move_to_end(origin)
+        site = self._sites.get(origin)
+        if site is not None:
+            self._sites.move_to_end(origin)
+            return site
+        site = self._sites[origin] = Site()
         if len(self._sites) > KNOWN_ORIGINS:
             _, old = self._sites.popitem(last=False)
             _retire(old)

@@ -101,12 +101,13 @@ class Pool:
         One that cannot be reached does not: its requests will tell why.
         """
         site = self.sites[origin]
-        async with site.dialling:
-            if site.speaks is None:
-                try:
-                    await self._dial_either(site, origin, addresses)
-                except UpstreamError:
-                    return False
+        if site.speaks is None:
+            async with site.dialling:
+                if site.speaks is None:
+                    try:
+                        await self._dial_either(site, origin, addresses)
+                    except UpstreamError:
+                        return False
         return bool(site.speaks)
 
     async def open_stream(self, origin: Origin, addresses: Sequence[str]) -> Side:
