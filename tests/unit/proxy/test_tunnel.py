@@ -16,6 +16,7 @@ from loopback import HOST, SECONDS, SWITCHING, WEBSOCKET, Client, World, answer,
 from openshell_proxy.entrances.requests import within_tunnel
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.http1 import parse_request_head
+from openshell_proxy.relay.stream import Stream
 from openshell_proxy.relay.upstream import Origin
 from openshell_proxy.settings import Limits
 
@@ -434,22 +435,48 @@ async def test_an_absolute_target_within_a_tunnel_is_for_its_host(world: World, 
     assert status != 200 or got.body == b"GET /a HTTP/1.1|"
 
 
-async def test_the_clients_last_word_of_a_handshake_is_acknowledged_at_once(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_options: list[tuple[object, ...]] = []
+QUICK = (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+@pytest.fixture
+def set_options(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """The options of sockets that are set from here on."""
+    found: list[tuple[object, ...]] = []
 
     def spied(sock: socket.socket, *args: object) -> None:
-        set_options.append(args)
+        found.append(args)
         socket._socket.socket.setsockopt(sock, *args)  # type: ignore[attr-defined]
 
+    monkeypatch.setattr(socket.socket, "setsockopt", spied, raising=False)
+    return found
+
+
+async def test_the_clients_last_word_of_a_handshake_is_acknowledged_at_once(
+    world: World, set_options: list[tuple[object, ...]]
+) -> None:
     there = await world.origin(hello, tls=True)
     await world.start(rest(there.port))
-    monkeypatch.setattr(socket.socket, "setsockopt", spied, raising=False)
     plain = await world.tunnel(there.port, tls=False)
     await plain.send(b"SSH-2.0-")
     await plain.reader.read()
-    now = (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-    assert set_options and now not in set_options
+    assert set_options and QUICK not in set_options
     await world.tunnel(there.port)
-    assert now in set_options
+    assert QUICK in set_options
+
+
+async def test_nobody_is_acknowledged_whose_connection_has_ended(
+    world: World, set_options: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await world.origin(hello, tls=True)
+    await world.start(rest(there.port))
+    made = Stream.connection_made
+
+    def ended_at_once(stream: Stream, transport: asyncio.BaseTransport) -> None:
+        made(stream, transport)
+        if type(stream) is Stream:
+            stream.eof_received()
+
+    monkeypatch.setattr(Stream, "connection_made", ended_at_once)
+    client = await world.tunnel(there.port)
+    assert await client.reader.read() == b""
+    assert QUICK not in set_options

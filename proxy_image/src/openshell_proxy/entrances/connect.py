@@ -120,7 +120,8 @@ class Tunnel:
         """
         limits = self.pipeline.limits
         try:
-            return await first_kind(self.sock, limits.first_head if decision.inspects else limits.detect), None
+            async with asyncio.timeout(limits.first_head if decision.inspects else limits.detect):
+                return await first_kind(self.sock), None
         except TimeoutError:
             if decision.inspects:
                 return "silent", None
@@ -201,12 +202,13 @@ class Tunnel:
     async def _speaks_http2(self, origin: Origin, addresses: tuple[str, ...]) -> bool:
         """Whether the destination does. It is not dialled for a client that will be refused for naming another one."""
         pool = self.pipeline.pool
-        if not pool.knows(origin):
-            hello = ClientHello()
-            await peek_hello(self.sock, hello, self.pipeline.limits.handshake)
-            if not hello.may_mean(origin.host):
-                return False
-        return await pool.speaks_http2(origin, addresses)
+        known = pool.known(origin)
+        if known is not None:
+            return known
+        hello = ClientHello()
+        async with asyncio.timeout(self.pipeline.limits.handshake):
+            await peek_hello(self.sock, hello)
+        return hello.may_mean(origin.host) and await pool.speaks_http2(origin, addresses)
 
     async def _blind(self, upstream: socket.socket, decision: Decision, event: Event) -> None:
         """Bytes both ways, unseen; a second line tells when it ended and how much it was.

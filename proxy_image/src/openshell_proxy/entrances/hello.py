@@ -82,11 +82,8 @@ class ClientHello:
         return self._outgoing.read()
 
 
-async def peek_hello(sock: socket.socket, hello: ClientHello, seconds: float) -> bytes:
-    """Have *hello* read what begins on *sock*, where it stays; the bytes that it has seen.
-
-    Raises :class:`TimeoutError` after *seconds* without a whole one.
-    """
-    first, _ = await peek(sock, MOST, hello.feed, seconds)
+async def peek_hello(sock: socket.socket, hello: ClientHello) -> bytes:
+    """Have *hello* read what begins on *sock*, where it stays; the bytes that it has seen."""
+    first, _ = await peek(sock, MOST, hello.feed)
     hello.feed(first)  # what came all at once, and more of it, was not asked about
     return first

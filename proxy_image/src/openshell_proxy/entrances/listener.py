@@ -137,7 +137,8 @@ def proxy_port(pipeline: Pipeline, authority: Authority) -> Serve:
         return not data.startswith(b"CONNECT "[: len(data)]) or b"\r\n\r\n" in data
 
     async def serve(sock: socket.socket) -> None:
-        data, ended = await peek(sock, limits.proxy_head, whole, limits.first_head)
+        async with asyncio.timeout(limits.first_head):
+            data, ended = await peek(sock, limits.proxy_head, whole)
         if not data:
             sock.close()
             return

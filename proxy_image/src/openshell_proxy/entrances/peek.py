@@ -35,57 +35,39 @@ def classify(first: bytes, ended: bool = False) -> Kind | None:
     return None if _MAYBE_METHOD.fullmatch(first) and not ended else "unknown"
 
 
-async def readable(sock: socket.socket, until: float | None = None) -> None:
-    """Wait until a read would not block. Raises :class:`TimeoutError` when it is *until*, in the loop's time."""
+async def readable(sock: socket.socket) -> None:
+    """Wait until a read would not block."""
     loop = asyncio.get_running_loop()
-    if until is not None and loop.time() >= until:
-        raise TimeoutError  # where there is always another byte a loop need not come to its timers
-    future: asyncio.Future[bool] = loop.create_future()
-
-    def wake(ready: bool) -> None:
-        if not future.done():
-            future.set_result(ready)
-
-    # No asyncio.timeout, which takes ten times as long, for each connection.
-    timer = None if until is None else loop.call_at(until, wake, False)
-    loop.add_reader(sock.fileno(), wake, True)
+    future: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(sock.fileno(), lambda: None if future.done() else future.set_result(None))
     try:
-        if not await future:
-            raise TimeoutError
+        await future
     finally:
         loop.remove_reader(sock.fileno())
-        if timer is not None:
-            timer.cancel()
 
 
-async def peek(
-    sock: socket.socket, count: int, enough: Callable[[bytes], bool], seconds: float | None = None
-) -> tuple[bytes, bool]:
+async def peek(sock: socket.socket, count: int, enough: Callable[[bytes], bool]) -> tuple[bytes, bool]:
     """(first bytes, whether the stream ended): up to *count*, once *enough* says so. Takes none of them.
 
-    SO_RCVLOWAT keeps the loop asleep until there is more than it has seen. Raises :class:`TimeoutError` after *seconds*
-    of waiting.
+    SO_RCVLOWAT keeps the loop asleep until there is more than it has seen.
     """
-    seen = 0
-    until: float | None = None
+    seen = -1
     try:
         while True:
             try:
                 data = sock.recv(count, socket.MSG_PEEK)
             except BlockingIOError:
-                pass  # nothing at all yet
-            else:
-                if len(data) == seen:
-                    return data, True
-                if len(data) >= count or enough(data):
-                    return data, False
-                seen = len(data)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
-            if until is None and seconds is not None:
-                until = asyncio.get_running_loop().time() + seconds
-            await readable(sock, until)
+                await readable(sock)
+                continue
+            if not data or len(data) == seen:
+                return data, True
+            if len(data) >= count or enough(data):
+                return data, False
+            seen = len(data)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+            await readable(sock)
     finally:
-        if seen and sock.fileno() >= 0:
+        if seen > 0 and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
@@ -95,7 +77,7 @@ def discard(sock: socket.socket) -> None:
         sock.recv(MOST)
 
 
-async def first_kind(sock: socket.socket, seconds: float | None = None) -> Kind:
-    """Wait for the client's first bytes and tell what they begin. Raises :class:`TimeoutError` after *seconds*."""
-    data, ended = await peek(sock, FIRST_BYTES, lambda seen: classify(seen) is not None, seconds)
+async def first_kind(sock: socket.socket) -> Kind:
+    """Wait for the client's first bytes and tell what they begin."""
+    data, ended = await peek(sock, FIRST_BYTES, lambda seen: classify(seen) is not None)
     return classify(data, ended) or "unknown"

@@ -10,6 +10,7 @@ The port is the one they connected to.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 from openshell_proxy.audit import Event
@@ -33,7 +34,8 @@ def tls_port(pipeline: Pipeline, authority: Authority) -> Serve:
         port = int(sock.getsockname()[1])
         hello, first = ClientHello(), b""
         try:
-            first = await peek_hello(sock, hello, limits.first_head)
+            async with asyncio.timeout(limits.first_head):
+                first = await peek_hello(sock, hello)
         except TimeoutError:
             hello.error = "it did not come in time"
         if not hello.fed:
@@ -70,7 +72,8 @@ def http_port(pipeline: Pipeline) -> Serve:
     async def serve(sock: socket.socket) -> None:
         port = int(sock.getsockname()[1])
         try:
-            kind = await first_kind(sock, pipeline.limits.first_head)
+            async with asyncio.timeout(pipeline.limits.first_head):
+                kind = await first_kind(sock)
         except TimeoutError:
             kind = "silent"
         if kind == "http":

@@ -67,10 +67,9 @@ class Sites:
 
     def __getitem__(self, origin: object) -> Site:
         site = self._sites.get(origin)
-        if site is not None:
-            self._sites.move_to_end(origin)
-            return site
-        site = self._sites[origin] = Site()
+        if site is None:
+            site = self._sites[origin] = Site()
+        self._sites.move_to_end(origin)
         if len(self._sites) > KNOWN_ORIGINS:
             _, old = self._sites.popitem(last=False)
             _retire(old)

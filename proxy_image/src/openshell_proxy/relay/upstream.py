@@ -91,9 +91,9 @@ class Pool:
                 self.sites[origin].speaks = None
             raise
 
-    def knows(self, origin: Origin) -> bool:
-        """Whether :meth:`speaks_http2` would answer without a connection."""
-        return self.sites[origin].speaks is not None
+    def known(self, origin: Origin) -> bool | None:
+        """What :meth:`speaks_http2` would answer without a connection; None where it needs one."""
+        return self.sites[origin].speaks
 
     async def speaks_http2(self, origin: Origin, addresses: Sequence[str]) -> bool:
         """Whether the *origin* speaks HTTP/2; asked by a connection that then serves the first request.
@@ -101,13 +101,12 @@ class Pool:
         One that cannot be reached does not: its requests will tell why.
         """
         site = self.sites[origin]
-        if site.speaks is None:
-            async with site.dialling:
-                if site.speaks is None:
-                    try:
-                        await self._dial_either(site, origin, addresses)
-                    except UpstreamError:
-                        return False
+        async with site.dialling:
+            if site.speaks is None:
+                try:
+                    await self._dial_either(site, origin, addresses)
+                except UpstreamError:
+                    return False
         return bool(site.speaks)
 
     async def open_stream(self, origin: Origin, addresses: Sequence[str]) -> Side:
