@@ -78,7 +78,7 @@ ROWS = (
         goals=(Goal("p50_ms", 0.3, "direct", at_most=True, minus=True, unit="ms p50"),
                Goal("p99_ms", 2, "direct", at_most=True, minus=True, unit="ms p99"))),
     Row("grpc", "h2_calls", H2_PORT, True, ("direct", "ours", "mitmdump"), "HTTP/2, unary gRPC calls", path="/bench.Echo/Call",
-        goals=(Goal("per_second", 5, "mitmdump"),), more={"streams": 16}),
+        goals=(Goal("per_second", 5, "mitmdump"),), connections=8, more={"streams": 8}),
     Row("idle", "rest", TLS_PORT, True, (*_MEMORY, "tinyproxy"), "memory, idle", "pss_mib", "MiB", restart=True,
         goals=(Goal("pss_mib", 40, at_most=True, unit="MiB"),)),
     Row("held", "hold", TLS_PORT, True, _MEMORY, "memory, 500 intercepted connections", "pss_mib", "MiB", restart=True,
