@@ -45,6 +45,8 @@ class Peer:
         self.eof = False
         self.acknowledge = True
         self.keep = True  # what comes of bodies
+        self.apart = True  # the end of what is sent comes in a frame of its own
+        self.frames: dict[int, list[int]] = {}  # how long each frame was that came with a body
         self.seen: dict[int, int] = {}  # how many bytes of each body have come
         self.flush()
 
@@ -68,6 +70,7 @@ class Peer:
         elif isinstance(event, events.TrailersReceived):
             self.trailers[event.stream_id] = dict(event.headers)
         elif isinstance(event, events.DataReceived):
+            self.frames.setdefault(event.stream_id, []).append(len(event.data))
             self.seen[event.stream_id] = self.seen.get(event.stream_id, 0) + len(event.data)
             if self.keep:
                 self.bodies.setdefault(event.stream_id, bytearray()).extend(event.data)
@@ -101,10 +104,11 @@ class Peer:
             if size <= 0:
                 await self.step()
                 continue
-            self.core.send_data(stream, data[at : at + size])
             at += size
+            last = end and not self.apart and at == len(data)
+            self.core.send_data(stream, data[at - size : at], end_stream=last)
             self.flush()
-        if end:
+        if end and (self.apart or not data):
             self.core.end_stream(stream)
         self.flush()
 

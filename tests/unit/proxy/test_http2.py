@@ -178,16 +178,54 @@ async def test_a_head_beyond_the_limits_in_force_is_a_431(
     assert peer.json(bad)["detail"] == detail
 
 
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize("body", [b"123", b"1234567"])
-async def test_a_request_body_of_the_wrong_length_never_ends_well(two: Two, body: bytes) -> None:
+async def test_a_request_body_of_the_wrong_length_never_ends_well(
+    two: Two, body: bytes, late: bool, apart: bool
+) -> None:
     done: list[Peer] = []
-    port = await two.start(peers=done)
+    asked = asyncio.Event()
+
+    async def serve(peer: Peer, stream: int) -> None:
+        asked.set()
+        await echo(peer, stream)
+
+    port = await two.start(serve, peers=done)
     peer = await two.peer(port)
+    peer.apart = apart
     stream = peer.ask(head(port, b"/", b"POST", (b"content-length", b"5")), end=False)
+    if late:  # what comes goes on at once
+        await asyncio.wait_for(asked.wait(), SECONDS)
     await peer.send(stream, body)
     await peer.over(stream)
     assert peer.resets == {stream: ErrorCodes.PROTOCOL_ERROR}
     assert all(not one.ended for one in done)
+
+
+@pytest.mark.parametrize("late", [True, False])
+async def test_an_end_that_comes_with_the_last_data_goes_on_with_it(two: Two, late: bool) -> None:
+    there: list[Peer] = []
+    asked = asyncio.Event()
+
+    async def answer(peer: Peer, stream: int) -> None:
+        asked.set()
+        peer.core.send_headers(stream, [(b":status", b"200")])
+        peer.flush()
+        await peer.over(stream)
+        peer.apart = False
+        await peer.send(stream, b"answer")
+
+    port = await two.start(answer, there)
+    peer = await two.peer(port)
+    peer.apart = False
+    stream = peer.ask(head(port, b"/", b"POST"), end=False)
+    if late:
+        await asyncio.wait_for(asked.wait(), SECONDS)
+    await peer.send(stream, b"question")
+    await peer.over(stream)
+    assert (peer.frames[stream], stream in peer.ended) == ([len(b"answer")], True)
+    assert [one.frames for one in there if one.heads] == [{1: [len(b"question")]}]
 
 
 async def test_a_body_that_is_too_long_is_refused_before_its_end(two: Two) -> None:
@@ -431,6 +469,19 @@ async def test_a_refused_stream_is_asked_again_with_its_body_or_not_at_all(two: 
         assert (peer.resets, peer.bodies[stream], len(got)) == ({}, bytes(size), 2)
     else:
         assert (peer.resets, len(got)) == ({stream: ErrorCodes.REFUSED_STREAM}, 1)
+
+
+async def test_trailers_come_without_a_body_too(two: Two) -> None:
+    there: list[Peer] = []
+    port = await two.start(echo, there)
+    peer = await two.peer(port)
+    stream = peer.core.get_next_available_stream_id()
+    peer.core.send_headers(stream, head(port, b"/", b"POST"))
+    peer.core.send_headers(stream, [(b"x-checksum", b"5")], end_stream=True)
+    peer.flush()
+    await peer.over(stream)
+    assert stream in peer.ended
+    assert [one.trailers for one in there if one.heads] == [{1: {b"x-checksum": b"5"}}]
 
 
 async def test_trailers_without_a_field_are_an_end(two: Two) -> None:

@@ -29,6 +29,7 @@ from hyperframe.frame import Frame, GoAwayFrame
 
 from openshell_proxy.refusal import Refusal
 from openshell_proxy.relay.http1 import Header, ProtocolError
+from openshell_proxy.relay.http2_compression import Decoder, Encoder
 from openshell_proxy.relay.http2_head import Head, Malformed, content_size, read_head
 from openshell_proxy.relay.incoming import Incoming
 from openshell_proxy.relay.recode import SMALL_BODY, Transform
@@ -40,6 +41,7 @@ CONNECTION_WINDOW = 16_777_216
 HEAD_HARD_LIMIT = 262_144  # a header list beyond which the connection ends (RFC 9113, 10.5.1)
 JUNK_BURST, JUNK_PER_SECOND = 1000, 200.0
 KEPT = SMALL_BODY  # of a request's body, for asking again
+HELD = 32  # streams of a connection, closed ones too, beyond which those are let go
 EARNED = 4  # what a frame that carries something may bring with it: window updates, a ping
 
 Portion = tuple[bytes, int]  # of a body, and by how much its sender's window opens once it is on its way
@@ -73,10 +75,27 @@ class Core(H2Connection):
 
     MAX_CLOSED_STREAMS = 4096
 
+    def __init__(self, config: H2Configuration) -> None:
+        super().__init__(config)
+        self.encoder, self.decoder = Encoder(), Decoder()
+
+    def _prepare_for_sending(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            self._data_to_send += frame.serialize()
+
     def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)
         stream._initialize_content_length = _ignore  # type: ignore[method-assign, assignment]
+        if not self.config.validate_inbound_headers:  # by which alone they are read
+            stream._build_hdr_validation_flags = _ignore  # type: ignore[method-assign, assignment]
         return stream
+
+    def _open_streams(self, remainder: int) -> int:
+        """At most how many streams are open: the library looks at each, twice for every request, to let go of closed ones."""
+        held = len(self.streams)
+        inbound = remainder == (not self.config.client_side)
+        settings = self.local_settings if inbound else self.remote_settings
+        return held if held < min(HELD, settings.max_concurrent_streams) else super()._open_streams(remainder)
 
     def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[events.Event]]:
         event = events.ConnectionTerminated()
@@ -86,6 +105,10 @@ class Core(H2Connection):
 
 def _retouched(fields: list[Header], mask: Callable[[bytes], bytes] | None) -> list[Header]:
     return fields if mask is None else [(name, mask(value)) for name, value in fields]
+
+
+# The library makes a text of every frame, of its whole body too, for a log that it does not keep.
+Frame.__repr__ = object.__repr__  # type: ignore[method-assign]
 
 
 def _ignore(_headers: Any) -> None:
@@ -122,11 +145,16 @@ class Side:
 
     # What the endpoint calls.
 
-    def got_data(self, data: bytes, flow: int) -> None:
-        """*flow* is what the frame took of the window, padding included."""
+    def got_data(self, data: bytes, flow: int, last: bool) -> None:
+        """*flow* is what the frame took of the window, padding included; *last*: the stream ends with it.
+
+        That the end goes on with the last data is for the peer's sake and ours: alone it is a frame of its own.
+        """
         self.received += len(data)
         if self.expected is not None and self.received > self.expected:
             raise Malformed("the body is longer than its Content-Length")
+        if last:
+            self._complete()
         if flow > len(data):
             self.accepted(flow - len(data))
         if not data:
@@ -144,11 +172,15 @@ class Side:
         elif self.to.closed or self.to.sent_end:
             self.accepted(len(data))
         else:
+            self.to.ending = last  # set before, so that it goes with this data
             self.to.send(data, len(data))
 
-    def ended(self) -> None:
+    def _complete(self) -> None:
         if self.expected is not None and self.received != self.expected:
             raise Malformed("the body is shorter than its Content-Length")
+
+    def ended(self) -> None:
+        self._complete()
         self.got_end = True
         self._wake()
         if self.to is not None:
@@ -181,8 +213,9 @@ class Side:
 
     def _owe_nothing(self) -> None:
         """What came early is ours to hold, and no longer counts in its sender's window."""
-        self.accepted(sum(owed for _, owed in self.early))
-        self.early = [(data, 0) for data, _ in self.early]
+        if self.early:
+            self.accepted(sum(owed for _, owed in self.early))
+            self.early = [(data, 0) for data, _ in self.early]
 
     @property
     def bare(self) -> bool:
@@ -192,11 +225,12 @@ class Side:
     def lead_to(self, other: Side) -> None:
         """Let what comes, and what came already, go to *other*."""
         self.to, other.source = other, self
-        early, self.early = self.early, []
-        for data, owed in early:
-            other.send(data, owed)
+        other.queue.extend(self.early)
+        self.early = []
         if self.got_end:
-            other.finish(self.got_trailers)
+            other.ending, other.trailers = True, self.got_trailers
+        if other.queue or other.ending:
+            other.pump()
 
     def part(self) -> None:
         """Lead nowhere: what is still held for it there, or here, can go nowhere."""
@@ -304,7 +338,7 @@ class Side:
 
     def _settle(self, count: int) -> None:
         self.owed -= count
-        if self.source is not None:
+        if count and self.source is not None:
             self.source.accepted(count)
 
     def _sent_all(self) -> None:
@@ -335,6 +369,8 @@ class Side:
 
     def drop(self) -> None:
         """What waits to be sent goes nowhere: it counts no longer in its sender's windows."""
+        if not self.queue and not self.piece:
+            return
         owed = self.owed + sum(owed for _, owed in self.queue)
         self.queue.clear()
         self.piece, self.owed = b"", 0
@@ -460,7 +496,7 @@ class Endpoint(Incoming):
                 self.core.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
             return
         try:
-            side.got_data(data, event.flow_controlled_length or 0)
+            side.got_data(data, event.flow_controlled_length or 0, event.stream_ended is not None)
         except Malformed:
             self._malformed(side)
 

@@ -11,6 +11,7 @@ of HTTP/1.1 are for us alone, and none of that framing is ever written. Keep it 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable
 from typing import Literal
@@ -54,7 +55,7 @@ class Head:
 
 def content_size(fields: Iterable[Header]) -> int:
     """The bytes of names and values: what a header section says, however HPACK has written it."""
-    return sum(len(name) + len(value) for name, value in fields)
+    return sum(map(len, itertools.chain.from_iterable(fields)))
 
 
 def list_size(fields: list[Header]) -> int:
