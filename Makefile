@@ -7,7 +7,7 @@ SCENARIOS := $(notdir $(patsubst %/molecule.yml,%,$(wildcard molecule/*/molecule
 CASES ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick lint types unit conformance fuzz build sanity integration walk bench molecule clean-host
+.PHONY: help bootstrap lock bootstrap-dev sandbox test test-quick test-source test-hosts lint types unit conformance fuzz build sanity integration walk bench molecule clean-host
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -26,13 +26,20 @@ sandbox: bootstrap ## make sandbox NAME=demo: create a sandbox and prove it
 	@scripts/prove.sh $(NAME)
 	@echo "Enter it with: podman exec -it openshell-agent-$(NAME) bash"
 
-test: test-quick ## everything that CI runs
+test: test-quick ## everything that CI runs; what needs one processor and no host goes on beside what needs hosts
+	@scripts/beside.sh "$(MAKE) --no-print-directory test-source" "$(MAKE) --no-print-directory test-hosts"
+
+test-quick: bootstrap-dev ## lint, types, unit, conformance
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint types
+	@$(MAKE) --no-print-directory unit conformance
+
+test-source: ## the rest about the source: fuzz, sanity
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
 	@$(MAKE) --no-print-directory sanity
+
+test-hosts: ## real hosts: each Molecule scenario, integration
 	@for scenario in $(SCENARIOS); do $(MAKE) --no-print-directory molecule SCENARIO=$$scenario || exit 1; done
 	@$(MAKE) --no-print-directory integration
-
-test-quick: lint types unit conformance ## lint, types, unit, conformance
 
 lint: bootstrap-dev ## ruff, yamllint, ansible-lint, changelog and documentation
 	@.venv/bin/ruff check .
