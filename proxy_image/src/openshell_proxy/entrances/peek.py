@@ -19,7 +19,6 @@ Kind = Literal["tls", "http", "h2", "unknown", "silent"]
 
 _METHOD = re.compile(rb"[A-Z]{3,16} ")
 _MAYBE_METHOD = re.compile(rb"[A-Z]{1,16}")
-_H2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def classify(first: bytes, ended: bool = False) -> Kind | None:
