@@ -35,7 +35,7 @@ def median(values: list[float]) -> float | None:
 
 def good(entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """Rounds without an error, by number."""
-    return {entry["round"]: entry for entry in entries if "error" not in entry and "not_built" not in entry}
+    return {entry["round"]: entry for entry in entries if "error" not in entry}
 
 
 def judge(goal: Goal, rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -71,8 +71,6 @@ def line(row: Row, rounds: dict[str, list[dict[str, Any]]], injects: dict[str, b
     }
     failed = {name: [entry["error"] for entry in entries if "error" in entry] for name, entries in rounds.items()}
     notes = []
-    if any("not_built" in entry for entry in rounds.get("ours", [])):
-        notes.append("ours: not built")
     if row.inject and not injects["ours"]:
         notes.append("ours without header injection, unlike its peers")
     proxies = [value for name, value in medians.items() if name != "direct" and value]
@@ -88,7 +86,8 @@ def line(row: Row, rounds: dict[str, list[dict[str, Any]]], injects: dict[str, b
     share = (medians.get("ours") or 0) * (cpu.get("ours") or 0) / 1e6
     if row.unit == "/s" and 0 < share < DISTURBED:
         notes.append(
-            f"ours got {share:.0%} of its core: others used the machine; the CPU time per request is the surer number"
+            f"ours used {share:.0%} of its core: it waited for the load, or others used the machine; the CPU time per"
+            " request is the surer number"
         )
     return {"cpu_us": cpu, "name": row.name, "title": row.title, "unit": row.unit, "medians": medians, "direct_over_fastest": distance,
             "goals": [judge(goal, rounds) for goal in row.goals], "notes": notes,

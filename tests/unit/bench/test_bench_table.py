@@ -38,7 +38,7 @@ def test_a_goal_may_be_a_difference_or_an_upper_bound() -> None:
 
 
 def test_nothing_measured_is_neither_met_nor_missed() -> None:
-    assert judge(Goal("per_second", 1, "squid"), {"ours": [{"round": 0, "not_built": True}]})["met"] is None
+    assert judge(Goal("per_second", 1, "squid"), {"ours": [{"round": 0, "error": "it broke"}]})["met"] is None
 
 
 def test_the_notes_say_what_failed_and_what_limits() -> None:

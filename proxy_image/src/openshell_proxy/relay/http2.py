@@ -369,7 +369,7 @@ class Side:
 
     def drop(self) -> None:
         """What waits to be sent goes nowhere: it counts no longer in its sender's windows."""
-        if not self.queue and not self.piece:
+        if not (self.queue or self.piece or self.owed):
             return
         owed = self.owed + sum(owed for _, owed in self.queue)
         self.queue.clear()
