@@ -14,13 +14,18 @@ from typing import Any
 
 import httpx
 import pytest
+from h2 import events
+from h2.config import H2Configuration
 from h2.errors import ErrorCodes
+from h2.exceptions import TooManyStreamsError
+from h2.settings import SettingCodes
 from http2_peer import Fields, Peer, Two, echo, fill, head, limited, origin_of
 from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PingFrame, PriorityFrame, SettingsFrame
 from loopback import HOST, SECONDS, LoopbackGuard, World, hello, rest
 from openshell_proxy.policy import Decision, Intent
 from openshell_proxy.refusal import header_text
 from openshell_proxy.relay import sites
+from openshell_proxy.relay.http2 import HELD, Core
 from openshell_proxy.settings import Limits
 
 BIG = bytes(range(256)) * 32_768  # 8 MiB: more than any window on the way
@@ -966,3 +971,34 @@ async def test_a_policys_name_is_a_header_as_over_http_1_1(two: Two) -> None:
     await peer.over(stream)
     assert peer.json(stream)["policy"] == name
     assert peer.heads[stream][0][b"x-openshell-policy"] == header_text(name).encode("ascii")
+
+
+@pytest.mark.parametrize("most", [1, 100])
+def test_streams_that_have_ended_do_not_count_and_are_let_go(most: int) -> None:
+    sides = [Core(H2Configuration(client_side=client, header_encoding=None)) for client in (True, False)]
+    client, server = sides
+    for side in sides:
+        side.initiate_connection()
+    server.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: most})
+
+    def exchange() -> list[events.Event]:
+        seen: list[events.Event] = []
+        for _ in range(2):
+            seen += server.receive_data(client.data_to_send())
+            seen += client.receive_data(server.data_to_send())
+        return seen
+
+    exchange()
+    for _ in range(3 * HELD):
+        stream = client.get_next_available_stream_id()
+        client.send_headers(stream, head(443), end_stream=True)
+        exchange()
+        server.send_headers(stream, [(b":status", b"204")], end_stream=True)
+        assert any(isinstance(event, events.StreamEnded) for event in exchange())
+        assert max(len(side.streams) for side in sides) <= HELD
+    for _ in range(most):
+        stream = client.get_next_available_stream_id()
+        client.send_headers(stream, head(443), end_stream=True)
+        exchange()
+    with pytest.raises(TooManyStreamsError):
+        client.send_headers(stream + 2, head(443), end_stream=True)

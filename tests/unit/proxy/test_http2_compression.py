@@ -10,20 +10,13 @@ import random
 
 import hpack
 import pytest
-from h2 import events
-from h2.config import H2Configuration
-from h2.exceptions import TooManyStreamsError
-from h2.settings import SettingCodes
 from hpack import HeaderTuple, HPACKError, NeverIndexedHeaderTuple
 from openshell_proxy.relay import http2_compression
-from openshell_proxy.relay.http2 import HELD, Core
 from openshell_proxy.relay.http2_compression import REMEMBERED, Decoder, Encoder
 
 Field = tuple[bytes, bytes]
 
 CALL: list[Field] = [(b":method", b"POST"), (b":path", b"/echo.Echo/Call"), (b"te", b"trailers")]
-
-REQUEST: list[Field] = [*CALL[:2], (b":scheme", b"https"), (b":authority", b"a.test")]
 
 
 def pairs(fields: object) -> list[tuple[type, bytes, bytes]]:
@@ -129,34 +122,3 @@ def test_no_more_is_remembered_than_a_connection_is_worth() -> None:
 def test_only_references_of_one_byte_are_recognised() -> None:
     recognised = [first for first in range(256) if http2_compression._ONLY_REFERENCES.fullmatch(bytes([first]))]
     assert recognised == list(range(0x81, 0xFF))
-
-
-@pytest.mark.parametrize("most", [1, 100])
-def test_streams_that_have_ended_do_not_count_and_are_let_go(most: int) -> None:
-    sides = [Core(H2Configuration(client_side=client, header_encoding=None)) for client in (True, False)]
-    client, server = sides
-    for side in sides:
-        side.initiate_connection()
-    server.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: most})
-
-    def exchange() -> list[events.Event]:
-        seen: list[events.Event] = []
-        for _ in range(2):
-            seen += server.receive_data(client.data_to_send())
-            seen += client.receive_data(server.data_to_send())
-        return seen
-
-    exchange()
-    for _ in range(3 * HELD):
-        stream = client.get_next_available_stream_id()
-        client.send_headers(stream, REQUEST, end_stream=True)
-        exchange()
-        server.send_headers(stream, [(b":status", b"204")], end_stream=True)
-        assert any(isinstance(event, events.StreamEnded) for event in exchange())
-        assert max(len(side.streams) for side in sides) <= HELD
-    for _ in range(most):
-        stream = client.get_next_available_stream_id()
-        client.send_headers(stream, REQUEST, end_stream=True)
-        exchange()
-    with pytest.raises(TooManyStreamsError):
-        client.send_headers(stream + 2, REQUEST, end_stream=True)

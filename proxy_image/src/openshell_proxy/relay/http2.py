@@ -79,14 +79,10 @@ class Core(H2Connection):
         super().__init__(config)
         self.encoder, self.decoder = Encoder(), Decoder()
 
-    def _prepare_for_sending(self, frames: list[Frame]) -> None:
-        for frame in frames:
-            self._data_to_send += frame.serialize()
-
     def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)
         stream._initialize_content_length = _ignore  # type: ignore[method-assign, assignment]
-        if not self.config.validate_inbound_headers:  # by which alone they are read
+        if not self.config.validate_inbound_headers:  # nor any other check, for all of which the library makes them
             stream._build_hdr_validation_flags = _ignore  # type: ignore[method-assign, assignment]
         return stream
 
@@ -213,9 +209,8 @@ class Side:
 
     def _owe_nothing(self) -> None:
         """What came early is ours to hold, and no longer counts in its sender's window."""
-        if self.early:
-            self.accepted(sum(owed for _, owed in self.early))
-            self.early = [(data, 0) for data, _ in self.early]
+        self.accepted(sum(owed for _, owed in self.early))
+        self.early = [(data, 0) for data, _ in self.early]
 
     @property
     def bare(self) -> bool:
@@ -338,7 +333,7 @@ class Side:
 
     def _settle(self, count: int) -> None:
         self.owed -= count
-        if count and self.source is not None:
+        if self.source is not None:
             self.source.accepted(count)
 
     def _sent_all(self) -> None:
@@ -369,8 +364,6 @@ class Side:
 
     def drop(self) -> None:
         """What waits to be sent goes nowhere: it counts no longer in its sender's windows."""
-        if not (self.queue or self.piece or self.owed):
-            return
         owed = self.owed + sum(owed for _, owed in self.queue)
         self.queue.clear()
         self.piece, self.owed = b"", 0
